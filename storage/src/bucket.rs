@@ -1,0 +1,65 @@
+//! One bucket, wherever it is.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// Why a bucket did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// There is no such key.
+    #[error("{key} is not in the bucket")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// It may work later: timeout, connection, 5xx, throttling. The outcome of a write is unknown.
+    #[error("the bucket does not answer: {what}")]
+    Unavailable {
+        /// What was tried, and what the store said.
+        what: String,
+    },
+    /// The credentials are wrong or do not suffice. A person has to do something.
+    #[error("the bucket refuses the credentials: {what}")]
+    Denied {
+        /// What was tried, and what the store said.
+        what: String,
+    },
+    /// The bucket does not exist or the request makes no sense to it. A person has to do something.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// When it was stored, in seconds since 1970.
+    pub modified_seconds: i64,
+}
+
+/// A store of immutable objects. Keys are relative to the bucket's prefix. Every call has a deadline of its own.
+#[async_trait]
+pub trait Bucket: Send + Sync {
+    /// Stores an object. Storing the same key again with the same bytes is harmless.
+    async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError>;
+
+    /// Reads an object or a range of it. A range that ends beyond the object is answered up to its end.
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError>;
+
+    /// The size of an object in bytes.
+    async fn size(&self, key: &str) -> Result<u64, BucketError>;
+
+    /// Deletes objects; those that do not exist count as deleted.
+    async fn delete(&self, keys: &[String]) -> Result<(), BucketError>;
+
+    /// Objects whose keys begin with `prefix` and come after `after`, in order of their keys (bytes), at most `limit`.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError>;
+}
