@@ -19,6 +19,7 @@ pub mod name;
 pub mod operation;
 pub mod replication;
 pub mod reply;
+pub mod session;
 pub mod status;
 pub mod time;
 pub mod wire;

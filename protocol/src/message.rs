@@ -7,7 +7,9 @@
 //! 3. A client that resumes sends `Reclaim` (what it holds open, its locks), then, in the order of their numbers, every
 //!    request that it has no reply for.
 //! 4. Requests and replies cross in any order; requests are numbered from 1 in the order in which the client issues them
-//!    and executed in that order. At most [`REQUEST_WINDOW`] requests are between the oldest unreplied and the newest.
+//!    and executed in that order. At most [`REQUEST_WINDOW`] requests are between the oldest unreplied and the newest,
+//!    not counting requests that wait for a lock (`SetLock` with `wait`): they keep no result, and the unlock that they wait
+//!    for may have to come through the same window.
 //! 5. The service pushes `Invalidate`; the client drops what it names, in its own caches and the kernel's, then sends
 //!    `Acknowledge`. The change that caused it is answered only after that, or after the lease of the silent has ended.
 //! 6. The client sends `Heartbeat` every [`HEARTBEAT_SECONDS`]; the service answers `HeartbeatReply` to each.
@@ -286,7 +288,8 @@ pub enum ServerMessage {
     /// Drop these, then acknowledge.
     #[n(3)]
     Invalidate {
-        /// Its number, to be acknowledged.
+        /// Its number, to be acknowledged. Never used again within the session, on later streams either: an
+        /// acknowledgement may be late.
         #[n(0)]
         number: u64,
         /// What to drop.

@@ -34,6 +34,19 @@ pub enum BucketError {
     },
 }
 
+impl BucketError {
+    /// Does it need a person, rather than time?
+    pub const fn needs_a_person(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Invalid { .. })
+    }
+}
+
+/// A range within a body of so many bytes, cut to it.
+pub(crate) fn clipped(range: &Range<u64>, length: usize) -> Range<usize> {
+    let cut = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(length);
+    cut(range.start)..cut(range.end).max(cut(range.start))
+}
+
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -51,7 +64,16 @@ pub trait Bucket: Send + Sync {
     /// Stores an object. Storing the same key again with the same bytes is harmless.
     async fn put(&self, key: &str, body: Bytes) -> Result<(), BucketError>;
 
-    /// Reads an object or a range of it. A range that ends beyond the object is answered up to its end.
+    /// Stores an object whose CRC-32C the caller knows, so that the store can verify what arrived without the bytes
+    /// being read once more here.
+    async fn put_with_checksum(&self, key: &str, body: Bytes, checksum: u32) -> Result<(), BucketError> {
+        // Stores that verify nothing on arrival have no use for it.
+        let _ = checksum;
+        self.put(key, body).await
+    }
+
+    /// Reads an object or a range of it. A range that ends beyond the object is answered up to its end; one that begins
+    /// there or beyond, with no bytes.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError>;
 
     /// The size of an object in bytes.

@@ -6,9 +6,37 @@
 
 use std::collections::BTreeSet;
 
-use twinshore_protocol::{Caller, Epoch, Errno, InodeNumber, Operation, Position, Reply, SessionId, Side, Timestamp};
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::message::{Role, SessionDescription};
+use twinshore_protocol::{
+    Caller, Epoch, Errno, InodeNumber, Operation, Position, Reply, SessionId, Side, Timestamp,
+};
 
 use crate::view::{Mutation, View, ViewError};
+
+mod acl;
+pub mod check;
+mod extents;
+mod garbage;
+pub mod keys;
+mod maintenance;
+mod names;
+mod objects;
+mod operations;
+pub mod outbox;
+mod permissions;
+pub mod results;
+mod sessions;
+mod transaction;
+mod trash;
+mod usage;
+pub mod values;
+pub mod volume;
+
+#[cfg(test)]
+mod tests;
+
+use transaction::Transaction;
 
 /// Under what circumstances an operation runs.
 pub struct Context<'a> {
@@ -67,8 +95,57 @@ pub enum CoreError {
     },
 }
 
+/// What the service itself does to the state of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maintenance {
+    /// Makes an empty volume, in an empty view. Replies `Done`; `EEXIST` if there is one.
+    CreateVolume {
+        /// Its format record.
+        format: VolumeFormat,
+    },
+    /// A leader begins its reign. Replies `Done`; `EINVAL` if the epoch is not higher than the last.
+    StartEpoch {
+        /// The new epoch.
+        epoch: Epoch,
+    },
+    /// A session begins. Replies `Granted`.
+    OpenSession {
+        /// Its number, never used before.
+        session: SessionId,
+        /// What connects.
+        role: Role,
+        /// Its near side.
+        near: Side,
+        /// Who it says it is.
+        description: SessionDescription,
+    },
+    /// A session is over: its ranges and results go. Replies `Done`, also if it is unknown.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A bounded piece of the work in the background: expired trash, inodes without a name that are not open, dead
+    /// objects, the walk after a change of the target. Replies `Offset`: how much was done, 0 if nothing is left for now.
+    CleanUp {
+        /// How many rows to remove or to look at, about.
+        limit: usize,
+    },
+}
+
 /// Executes one operation that needs only durable state. (Locks, `Release` and `GetStatus` are the service's.)
 pub fn step(view: &dyn View, context: &Context<'_>, operation: &Operation) -> Result<Outcome, CoreError> {
-    let _ = (view, context, operation);
-    Ok(Outcome { result: Err(Errno::NotImplemented), mutations: Vec::new(), changes: Vec::new() })
+    let mut transaction = Transaction::new(view, context);
+    let result = operations::execute(&mut transaction, operation);
+    transaction.finish(result)
+}
+
+/// Does one piece of the service's own work.
+pub fn maintain(
+    view: &dyn View,
+    context: &Context<'_>,
+    maintenance: &Maintenance,
+) -> Result<Outcome, CoreError> {
+    let mut transaction = Transaction::new(view, context);
+    let result = maintenance::execute(&mut transaction, maintenance);
+    transaction.finish(result)
 }

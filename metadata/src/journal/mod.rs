@@ -5,6 +5,31 @@
 //! * A record is appended only if the epoch is the present one and the tail is what the caller believes it to be.
 //! * What was appended is read back, in order, without gaps, until it is trimmed.
 //! * An epoch, once acquired, fences all older ones for ever.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`record`] | a record and its bytes |
+//! | [`file`] | the engine in a directory |
+//! | [`memory`] | the engine for tests and the simulation |
+//! | [`directory`] | a metadata service's data directory, of which the journal is a part |
+
+pub mod directory;
+pub mod file;
+pub mod memory;
+pub mod record;
+
+mod disk;
+mod epoch;
+mod frame;
+mod segment;
+mod spare;
+
+#[cfg(test)]
+mod contract;
+
+pub use directory::DataDirectory;
+pub use file::{FileJournal, FileJournalOptions, JournalReader};
+pub use record::{Record, digest_of};
 
 use bytes::Bytes;
 use twinshore_protocol::{Epoch, Position};
@@ -21,6 +46,11 @@ pub struct Tail {
     pub position: Position,
     /// Its digest, or zeros.
     pub digest: Digest,
+}
+
+impl Tail {
+    /// The tail of a journal that never had a record or a leader.
+    pub const EMPTY: Self = Self { epoch: Epoch(0), position: Position::ZERO, digest: [0; 32] };
 }
 
 /// Why a journal did not do what it was asked.

@@ -6,6 +6,9 @@
 use bytes::Bytes;
 use twinshore_protocol::Position;
 
+pub mod fjall;
+pub mod memory;
+
 /// One change of the state. Physical: applying it needs no knowledge of its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mutation {

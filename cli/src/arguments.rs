@@ -1,0 +1,491 @@
+//! The command line, in JuiceFS' words where they exist.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::units::{size, size_in_mebibytes};
+
+/// One POSIX volume on two shores: data in two buckets, metadata as one truth.
+#[derive(Debug, Parser)]
+#[command(name = "twinshore", version, propagate_version = true, max_term_width = 110)]
+pub struct Arguments {
+    /// Log as JSON, one object per line. `TWINSHORE_LOG` filters, for example `TWINSHORE_LOG=debug`.
+    #[arg(long, global = true)]
+    pub log_json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, change and restore volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Serve the metadata of a volume.
+    ///
+    /// Example: twinshore metadata --dir /var/lib/twinshore --listen 127.0.0.1:7700
+    Metadata(MetadataArguments),
+    /// Copy objects between the two buckets, pack small data and synchronise.
+    ///
+    /// Example: twinshore worker --metadata http://127.0.0.1:7700
+    Worker(WorkerArguments),
+    /// Mount a volume.
+    ///
+    /// Example: twinshore mount --metadata http://127.0.0.1:7700 /mnt/twinshore
+    Mount(MountArguments),
+    /// Flush and unmount.
+    ///
+    /// Example: twinshore umount /mnt/twinshore
+    Umount(UmountArguments),
+    /// Show a volume: usage, replication and its lag, sessions.
+    ///
+    /// Example: twinshore status --metadata http://127.0.0.1:7700 --json
+    Status(StatusArguments),
+    /// Compare both buckets with the metadata and repair what differs (a full synchronisation).
+    ///
+    /// Example: twinshore sync --metadata http://127.0.0.1:7700 --wait
+    Sync(SyncArguments),
+    /// List and restore removed files.
+    #[command(subcommand)]
+    Trash(TrashCommand),
+    /// Limit the bytes and inodes of a directory, or of the volume.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Check the metadata of a stopped service for contradictions.
+    ///
+    /// Example: twinshore fsck --metadata-dir /var/lib/twinshore
+    Fsck(FsckArguments),
+    /// Print a completion script for a shell.
+    ///
+    /// Example: twinshore completion bash > /etc/bash_completion.d/twinshore
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Credentials of both buckets. Without any, the standard credential chain of AWS is used.
+///
+/// Prefer the environment or files: arguments are visible in the process list.
+#[derive(Args, Clone, Default)]
+pub struct CredentialArguments {
+    /// Access key of the primary region's bucket.
+    #[arg(long, env = "ACCESS_KEY", hide_env_values = true)]
+    pub access_key: Option<String>,
+    /// Secret key of the primary region's bucket.
+    #[arg(long, env = "SECRET_KEY", hide_env_values = true)]
+    pub secret_key: Option<String>,
+    /// Session token of the primary region's bucket.
+    #[arg(long, env = "SESSION_TOKEN", hide_env_values = true)]
+    pub session_token: Option<String>,
+    /// Access key of the target region's bucket.
+    #[arg(long, env = "ACCESS_KEY2", hide_env_values = true)]
+    pub access_key2: Option<String>,
+    /// Secret key of the target region's bucket.
+    #[arg(long, env = "SECRET_KEY2", hide_env_values = true)]
+    pub secret_key2: Option<String>,
+    /// Session token of the target region's bucket.
+    #[arg(long, env = "SESSION_TOKEN2", hide_env_values = true)]
+    pub session_token2: Option<String>,
+    /// A file with `access_key=`, `secret_key=`, `session_token=` lines for the primary region's bucket. Read again when it
+    /// changes, without a restart.
+    #[arg(long, env = "CREDENTIALS_FILE", value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+    /// The same for the target region's bucket.
+    #[arg(long, env = "CREDENTIALS_FILE2", value_name = "FILE")]
+    pub credentials_file2: Option<PathBuf>,
+    /// A PEM file with certificates that the buckets' endpoints may be signed by, besides the system's.
+    #[arg(long, env = "BUCKET_CA_FILE", value_name = "FILE")]
+    pub bucket_ca_file: Option<PathBuf>,
+    /// The region name that requests are signed for (AWS only needs it if it cannot be told from the URL).
+    #[arg(long, value_name = "REGION", default_value = "us-east-1")]
+    pub signing_region: String,
+}
+
+impl std::fmt::Debug for CredentialArguments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CredentialArguments").finish_non_exhaustive()
+    }
+}
+
+/// Where the buckets are, if not where the volume's format record says.
+#[derive(Debug, Args, Clone, Default)]
+pub struct BucketArguments {
+    /// The primary region's bucket, if it is not reached under the volume's own URL from here.
+    #[arg(long, value_name = "URL")]
+    pub bucket: Option<String>,
+    /// The target region's bucket, likewise.
+    #[arg(long, value_name = "URL")]
+    pub bucket2: Option<String>,
+    /// Credentials.
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+}
+
+/// How to reach the metadata service.
+#[derive(Debug, Args, Clone)]
+pub struct ServiceArguments {
+    /// The metadata service, such as http://127.0.0.1:7700
+    #[arg(long = "metadata", env = "TWINSHORE_METADATA", value_name = "URL")]
+    pub address: String,
+}
+
+/// How content is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArgument {
+    /// As it is.
+    None,
+    /// Fast.
+    Lz4,
+    /// Smaller.
+    Zstd,
+}
+
+/// When `close` and `fsync` return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArgument {
+    /// `close` and `fsync` return when data and metadata are durable in the near region.
+    Close,
+    /// `fsync` does; `close` does not wait.
+    Fsync,
+}
+
+/// Volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Create a volume: its metadata directory and its mark in the buckets.
+    ///
+    /// Example: twinshore volume create documents --metadata-dir /var/lib/twinshore --region east
+    ///   --bucket http://127.0.0.1:9000/east --region2 west --bucket2 http://127.0.0.1:9001/west
+    Create(VolumeCreateArguments),
+    /// Give a volume its second bucket, while it is mounted; what exists is copied in the background.
+    ///
+    /// Example: twinshore volume set-target --metadata http://127.0.0.1:7700 --region2 west --bucket2 http://127.0.0.1:9001/west
+    SetTarget(SetTargetArguments),
+    /// Switch replication on or off, or change other settings, while the volume is mounted.
+    ///
+    /// Example: twinshore volume configure --metadata http://127.0.0.1:7700 --replication off
+    Configure(ConfigureArguments),
+    /// Rebuild the metadata of a volume from one of its buckets, after everything else was lost.
+    ///
+    /// Example: twinshore volume restore --bucket http://127.0.0.1:9001/west --metadata-dir /var/lib/twinshore-new
+    Restore(RestoreArguments),
+}
+
+/// `twinshore volume create`.
+#[derive(Debug, Args)]
+pub struct VolumeCreateArguments {
+    /// Lower case letters, digits and `-`, at most 63.
+    pub name: String,
+    /// Where the metadata service will keep its state: an empty or new directory.
+    #[arg(long, value_name = "DIR")]
+    pub metadata_dir: PathBuf,
+    /// Name of the primary region.
+    #[arg(long, default_value = "primary")]
+    pub region: String,
+    /// Its bucket: http(s)://HOST:PORT/BUCKET[/PREFIX], s3://BUCKET[/PREFIX] or file:///DIR
+    #[arg(long, value_name = "URL")]
+    pub bucket: String,
+    /// Name of the target region.
+    #[arg(long, default_value = "target")]
+    pub region2: String,
+    /// Its bucket. Without it the volume has one region until `volume set-target`.
+    #[arg(long, value_name = "URL")]
+    pub bucket2: Option<String>,
+    /// Credentials.
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+    /// Compression of new objects.
+    #[arg(long, value_enum, default_value = "none")]
+    pub compression: CompressionArgument,
+    /// When `close` and `fsync` return.
+    #[arg(long, value_enum, default_value = "close")]
+    pub durability: DurabilityArgument,
+    /// A write of at most this size that must become durable is committed inline with the metadata.
+    #[arg(long, value_parser = size, default_value = "16KiB", value_name = "SIZE")]
+    pub inline_limit: u64,
+    /// How many days removed files can be restored; 0 removes at once.
+    #[arg(long, default_value_t = 1, value_name = "DAYS")]
+    pub trash_days: u64,
+    /// Limit of the volume in bytes.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub capacity: Option<u64>,
+    /// Limit of the volume in inodes.
+    #[arg(long, value_name = "COUNT")]
+    pub inodes: Option<u64>,
+}
+
+/// `twinshore volume set-target`.
+#[derive(Debug, Args)]
+pub struct SetTargetArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// Name of the target region.
+    #[arg(long)]
+    pub region2: String,
+    /// Its bucket.
+    #[arg(long, value_name = "URL")]
+    pub bucket2: String,
+    /// Credentials, to check that the bucket can be used before anything changes.
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+}
+
+/// A switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// `twinshore volume configure`.
+#[derive(Debug, Args)]
+pub struct ConfigureArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// Whether new objects are copied to the other side.
+    #[arg(long, value_enum)]
+    pub replication: Option<Switch>,
+    /// Compression of new objects.
+    #[arg(long, value_enum)]
+    pub compression: Option<CompressionArgument>,
+    /// When `close` and `fsync` return.
+    #[arg(long, value_enum)]
+    pub durability: Option<DurabilityArgument>,
+    /// How many days removed files can be restored.
+    #[arg(long, value_name = "DAYS")]
+    pub trash_days: Option<u64>,
+    /// Days between two full synchronisations; 0 for never.
+    #[arg(long, value_name = "DAYS")]
+    pub sync_days: Option<u64>,
+    /// Bytes per second that may be copied to each side; 0 for no limit.
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub bandwidth_limit: Option<u64>,
+}
+
+/// `twinshore volume restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The bucket that survived.
+    #[arg(long, value_name = "URL")]
+    pub bucket: String,
+    /// Where the metadata service will keep its state: an empty or new directory.
+    #[arg(long, value_name = "DIR")]
+    pub metadata_dir: PathBuf,
+    /// Credentials (those of the primary: --access-key, --secret-key).
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+}
+
+/// `twinshore metadata`.
+#[derive(Debug, Args)]
+pub struct MetadataArguments {
+    /// Its state: made by `volume create` or `volume restore`.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where clients and workers connect.
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where /metrics and /healthz are served.
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<SocketAddr>,
+    /// The buckets, for checkpoints and journal segments.
+    #[command(flatten)]
+    pub buckets: BucketArguments,
+}
+
+/// `twinshore worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// This worker runs in the target region: its near bucket is the target's.
+    #[arg(long)]
+    pub flip: bool,
+    /// How many objects to copy at a time.
+    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    pub slots: u32,
+    /// Memory for objects under way.
+    #[arg(long, value_parser = size_in_mebibytes, default_value = "256", value_name = "MIB")]
+    pub buffer_size: u64,
+    /// The buckets.
+    #[command(flatten)]
+    pub buckets: BucketArguments,
+}
+
+/// `twinshore mount`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own for the user.
+pub struct MountArguments {
+    /// Where to mount.
+    pub mount_point: PathBuf,
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// This mount is in the target region: its near bucket is the target's.
+    #[arg(long)]
+    pub flip: bool,
+    /// This mount takes no replication tasks.
+    #[arg(long)]
+    pub no_sync: bool,
+    /// Mount read-only.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Mount a directory of the volume instead of its root.
+    #[arg(long, value_name = "PATH")]
+    pub subdir: Option<String>,
+    /// Where to cache on local disk. Without it only memory is used.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Size of the disk cache; a plain number is in MiB.
+    #[arg(long, value_parser = size_in_mebibytes, default_value = "10240", value_name = "MIB")]
+    pub cache_size: u64,
+    /// Memory for writing, reading ahead and the memory cache; a plain number is in MiB.
+    #[arg(long, value_parser = size_in_mebibytes, default_value = "300", value_name = "MIB")]
+    pub buffer_size: u64,
+    /// Stay in the foreground (the default is to return when the mount is usable).
+    #[arg(long)]
+    pub foreground: bool,
+    /// Write logs to this file when in the background.
+    #[arg(long, value_name = "FILE", default_value = "/var/log/twinshore.log")]
+    pub log_file: PathBuf,
+    /// The buckets.
+    #[command(flatten)]
+    pub buckets: BucketArguments,
+}
+
+/// `twinshore umount`.
+#[derive(Debug, Args)]
+pub struct UmountArguments {
+    /// What to unmount.
+    pub mount_point: PathBuf,
+    /// Write everything out, then take the mount away from its place; programs that use it go on until they close.
+    #[arg(long, conflicts_with = "force")]
+    pub lazy: bool,
+    /// Cut the connection: waiting programs get errors, and what is not written is lost.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `twinshore status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `twinshore sync`.
+#[derive(Debug, Args)]
+pub struct SyncArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// Wait for the end, showing progress. Fails if an object is in neither bucket.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// `twinshore trash`.
+#[derive(Debug, Subcommand)]
+pub enum TrashCommand {
+    /// List removed files and directories, oldest first.
+    List {
+        /// The service.
+        #[command(flatten)]
+        service: ServiceArguments,
+    },
+    /// Give a removed file its old name again, or another.
+    ///
+    /// Example: twinshore trash restore --metadata http://127.0.0.1:7700 4711
+    Restore {
+        /// The service.
+        #[command(flatten)]
+        service: ServiceArguments,
+        /// The inode number that `trash list` shows.
+        inode: u64,
+        /// Where to, as a path in the volume; its old place by default.
+        #[arg(long, value_name = "PATH")]
+        to: Option<String>,
+    },
+    /// Remove for ever what was removed more than some seconds ago.
+    ///
+    /// Example: twinshore trash purge --metadata http://127.0.0.1:7700 --older-than-seconds 3600 --yes
+    Purge {
+        /// The service.
+        #[command(flatten)]
+        service: ServiceArguments,
+        /// Only what was removed longer ago than this.
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        older_than_seconds: u64,
+        /// Do it. Without this, only tells what would be removed.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `twinshore quota`.
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// Limit a directory; `/` is the volume.
+    ///
+    /// Example: twinshore quota set --metadata http://127.0.0.1:7700 /projects --size 10GiB --inodes 100000
+    Set {
+        /// The service.
+        #[command(flatten)]
+        service: ServiceArguments,
+        /// The directory, as a path in the volume.
+        path: String,
+        /// Limit in bytes; none without it.
+        #[arg(long, value_parser = size)]
+        size: Option<u64>,
+        /// Limit in inodes; none without it.
+        #[arg(long)]
+        inodes: Option<u64>,
+    },
+    /// Show what a directory uses and its limits.
+    Get {
+        /// The service.
+        #[command(flatten)]
+        service: ServiceArguments,
+        /// The directory, as a path in the volume.
+        path: String,
+    },
+}
+
+/// `twinshore fsck`.
+#[derive(Debug, Args)]
+pub struct FsckArguments {
+    /// The state of a metadata service that is not running.
+    #[arg(long, value_name = "DIR")]
+    pub metadata_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        let arguments =
+            super::CredentialArguments { secret_key: Some("hunter2".to_owned()), ..Default::default() };
+        assert!(!format!("{arguments:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,87 @@
+//! A short session of a command with the metadata service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use twinshore_protocol::message::{Role, SessionDescription};
+use twinshore_protocol::session::{Session, SessionOptions, WithoutCaches};
+use twinshore_protocol::{Caller, FileName, InodeNumber, Operation, Reply, Side};
+
+use crate::arguments::ServiceArguments;
+use crate::error::CommandError;
+
+/// How long a command waits for one answer: a person's patience.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Who this process is.
+pub fn description(purpose: &str) -> SessionDescription {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    SessionDescription { host, process: std::process::id(), purpose: purpose.to_owned() }
+}
+
+/// A session that caches nothing.
+pub struct Client {
+    session: Session,
+}
+
+impl Client {
+    /// Opens a session.
+    pub async fn connect(service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
+        let options = SessionOptions {
+            volume: None,
+            role: Role::Admin,
+            near: Side::Primary,
+            task_slots: 0,
+            description: description(purpose),
+            request_deadline: REQUEST_DEADLINE,
+        };
+        let transport = super::transport(&service.address)?;
+        let session = Session::connect(transport, options, Arc::new(WithoutCaches))
+            .await
+            .map_err(|source| CommandError::Connect { address: service.address.clone(), source })?;
+        Ok(Self { session })
+    }
+
+    /// Carries out one operation as root.
+    pub async fn request(&self, what: &str, operation: Operation) -> Result<Reply, CommandError> {
+        self.session
+            .request(Caller::ROOT, operation)
+            .await
+            .map_err(|source| CommandError::Request { what: what.to_owned(), source })
+    }
+
+    /// Finds the inode of a path from the volume's root.
+    pub async fn resolve(&self, path: &str) -> Result<InodeNumber, CommandError> {
+        let mut inode = InodeNumber::ROOT;
+        for component in path.split('/').filter(|component| !component.is_empty() && *component != ".") {
+            let name: FileName = component
+                .parse()
+                .map_err(|error| CommandError::Usage(format!("`{component}` in path {path}: {error}")))?;
+            let what = format!("find {component} of {path}");
+            match self.request(&what, Operation::Lookup { parent: inode, name }).await? {
+                Reply::Entry(attributes) => inode = attributes.inode,
+                other => return Err(unexpected(&what, &other)),
+            }
+        }
+        Ok(inode)
+    }
+
+    /// Finds the directory of a path and the name in it.
+    pub async fn resolve_parent(&self, path: &str) -> Result<(InodeNumber, FileName), CommandError> {
+        let trimmed = path.trim_end_matches('/');
+        let (parent, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+        let name =
+            name.parse().map_err(|error| CommandError::Usage(format!("`{name}` in path {path}: {error}")))?;
+        Ok((self.resolve(parent).await?, name))
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        self.session.close().await;
+    }
+}
+
+/// The service answered something that does not belong to the question: it is of another version.
+pub fn unexpected(what: &str, reply: &Reply) -> CommandError {
+    CommandError::Usage(format!("cannot {what}: the service answered {reply:?}; are both of the same version?"))
+}

@@ -1,0 +1,69 @@
+//! The commands, one file each.
+
+mod client;
+mod fsck;
+mod metadata;
+mod mount;
+mod quota;
+mod status;
+mod sync;
+mod trash;
+mod umount;
+mod volume;
+mod worker;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use clap::CommandFactory as _;
+use twinshore_protocol::session::{GrpcTransport, Transport};
+
+use crate::arguments::{Arguments, Command};
+use crate::error::CommandError;
+
+/// Runs a command to its end.
+pub fn run(command: Command) -> Result<(), CommandError> {
+    match command {
+        Command::Volume(command) => block_on(volume::run(command)),
+        Command::Metadata(arguments) => block_on(metadata::run(arguments)),
+        Command::Worker(arguments) => block_on(worker::run(arguments)),
+        Command::Mount(arguments) => mount::run(arguments),
+        Command::Umount(arguments) => umount::run(&arguments),
+        Command::Status(arguments) => block_on(status::run(arguments)),
+        Command::Sync(arguments) => block_on(sync::run(arguments)),
+        Command::Trash(command) => block_on(trash::run(command)),
+        Command::Quota(command) => block_on(quota::run(command)),
+        Command::Fsck(arguments) => fsck::run(&arguments),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "twinshore", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// A runtime with a thread per core, for everything but the mount, which builds its own after it has become a daemon.
+fn block_on(task: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::failed("start the asynchronous runtime"))?
+        .block_on(task)
+}
+
+/// The line to a metadata service.
+fn transport(address: &str) -> Result<Arc<dyn Transport>, CommandError> {
+    let transport =
+        GrpcTransport::new(address).map_err(CommandError::failed(format!("use --metadata {address}")))?;
+    Ok(Arc::new(transport))
+}
+
+/// Ends when the process is asked to: SIGTERM or Ctrl-C.
+async fn asked_to_stop() -> Result<(), CommandError> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(CommandError::failed("listen for SIGTERM"))?;
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => Ok(()),
+        result = tokio::signal::ctrl_c() => result.map_err(CommandError::failed("listen for Ctrl-C")),
+    }
+}

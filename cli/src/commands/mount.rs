@@ -1,0 +1,251 @@
+//! `twinshore mount`.
+//!
+//! # Flow
+//!
+//! Without `--foreground` the command starts itself again with it, in a session of its own, and returns when that process
+//! says that the mount is usable, or has failed. Secrets reach it through its environment, never through its arguments.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use twinshore_filesystem::cache::{DiskCacheOptions, TieredCache};
+use twinshore_filesystem::fuse::KernelNotifier;
+use twinshore_filesystem::mount::{self, MountOptions};
+use twinshore_filesystem::vfs::{Surroundings, TaskRunner, Vfs, VfsOptions};
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::message::Role;
+use twinshore_protocol::replication::Task;
+use twinshore_protocol::session::SessionOptions;
+use twinshore_protocol::{FileName, Side, Timestamp};
+use twinshore_replication::{Replicator, ReplicatorOptions};
+
+use super::client::{Client, description};
+use super::status;
+use crate::arguments::MountArguments;
+use crate::buckets;
+use crate::error::CommandError;
+
+/// How long a program's system call waits for the metadata service.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The line that says that the mount is usable.
+const READY_LINE: &str = "mount: ready";
+
+/// Tells the process in the background that its parent waits for [`READY_LINE`].
+const BACKGROUND_VARIABLE: &str = "TWINSHORE_MOUNT_BACKGROUND";
+
+/// Objects that a mount copies at a time besides its own work.
+const COPIES_IN_PARALLEL: usize = 4;
+
+/// Mounts, in the foreground or not.
+pub fn run(arguments: MountArguments) -> Result<(), CommandError> {
+    if arguments.foreground {
+        if std::env::var_os(BACKGROUND_VARIABLE).is_some() {
+            rustix::process::setsid().map_err(CommandError::failed("leave the terminal"))?;
+        }
+        serve(arguments)
+    } else {
+        go_to_background(&arguments)
+    }
+}
+
+fn go_to_background(arguments: &MountArguments) -> Result<(), CommandError> {
+    let what = || "start the mount in the background".to_owned();
+    let program = std::env::current_exe().map_err(CommandError::failed(what()))?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&arguments.log_file).map_err(
+        CommandError::failed(format!("write the log {}: choose another with --log-file", arguments.log_file.display())),
+    )?;
+    let log_start = log.metadata().map_or(0, |metadata| metadata.len());
+    let mut command = Command::new(program);
+    command.args(without_secrets(std::env::args().skip(1))).arg("--foreground").env(BACKGROUND_VARIABLE, "1");
+    let credentials = &arguments.buckets.credentials;
+    for (variable, value) in [
+        ("ACCESS_KEY", &credentials.access_key),
+        ("SECRET_KEY", &credentials.secret_key),
+        ("SESSION_TOKEN", &credentials.session_token),
+        ("ACCESS_KEY2", &credentials.access_key2),
+        ("SECRET_KEY2", &credentials.secret_key2),
+        ("SESSION_TOKEN2", &credentials.session_token2),
+    ] {
+        if let Some(value) = value {
+            command.env(variable, value);
+        }
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .map_err(CommandError::failed(what()))?;
+    let lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
+    for line in lines.into_iter().flatten() {
+        if line.map_err(CommandError::failed(what()))? == READY_LINE {
+            return Ok(());
+        }
+    }
+    let status = child.wait().map_err(CommandError::failed(what()))?;
+    let said = std::fs::read(&arguments.log_file).unwrap_or_default();
+    let said = said.get(usize::try_from(log_start).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let said = String::from_utf8_lossy(said);
+    let reason = said.lines().rev().find_map(|line| line.strip_prefix("twinshore: ")).map_or_else(
+        || format!("the mount ended with {status}; its log is {}", arguments.log_file.display()),
+        str::to_owned,
+    );
+    Err(CommandError::Usage(reason))
+}
+
+/// The arguments without those that carry secrets, which go through the environment.
+fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    const SECRETS: [&str; 6] =
+        ["--access-key", "--secret-key", "--session-token", "--access-key2", "--secret-key2", "--session-token2"];
+    let mut kept = Vec::new();
+    let mut skip_value = false;
+    for argument in arguments {
+        if std::mem::take(&mut skip_value) {
+            continue;
+        }
+        let (name, joined) = argument.split_once('=').map_or((argument.as_str(), false), |(name, _)| (name, true));
+        if SECRETS.contains(&name) {
+            skip_value = !joined;
+        } else {
+            kept.push(argument);
+        }
+    }
+    kept
+}
+
+fn serve(arguments: MountArguments) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::failed("start the asynchronous runtime"))?;
+    let notifier = KernelNotifier::start().map_err(CommandError::failed("start the notifier"))?;
+    let Connected { vfs, format } = runtime.block_on(connect(&arguments, Arc::clone(&notifier)))?;
+    let signal_mount_point = arguments.mount_point.clone();
+    runtime.spawn(async move {
+        if let Err(error) = super::asked_to_stop().await {
+            tracing::error!(error = crate::error::with_causes(&error), "cannot listen for signals");
+            return;
+        }
+        // As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends.
+        let unmounted = tokio::task::spawn_blocking(move || mount::unmount(&signal_mount_point, mount::UnmountMode::Lazy));
+        if let Ok(Err(error)) = unmounted.await {
+            tracing::error!(error = crate::error::with_causes(&error), "asked to stop, but cannot unmount");
+        }
+    });
+    let options =
+        MountOptions { read_only: arguments.read_only, ..MountOptions::new(&arguments.mount_point, format.name) };
+    let ready = || println!("{READY_LINE}");
+    mount::run(vfs, &notifier, runtime.handle(), &options, ready)
+        .map_err(CommandError::failed(format!("mount at {}", arguments.mount_point.display())))
+}
+
+struct Connected {
+    vfs: Vfs,
+    format: VolumeFormat,
+}
+
+async fn connect(arguments: &MountArguments, notifier: Arc<KernelNotifier>) -> Result<Connected, CommandError> {
+    let client = Client::connect(&arguments.service, "mount start").await?;
+    let format = status::fetch(&client).await?.format;
+    client.close().await;
+    let near = if arguments.flip { Side::Target } else { Side::Primary };
+    if near == Side::Target && format.settings.target.is_none() {
+        return Err(CommandError::Usage(
+            "--flip: the volume has no target region; add one with `twinshore volume set-target`".to_owned(),
+        ));
+    }
+    let pair = buckets::open_pair(&format, near, &arguments.buckets, arguments.buffer_size).await?;
+    let disk = arguments.cache_dir.as_ref().filter(|_| arguments.cache_size > 0).map(|directory| DiskCacheOptions {
+        directory: directory.clone(),
+        volume: format.volume,
+        limit_bytes: arguments.cache_size,
+    });
+    // A third of the memory for each: what is written, what is read ahead, what was read.
+    let memory_bytes = usize::try_from(arguments.buffer_size / 3).unwrap_or(usize::MAX);
+    let blocks = TieredCache::open(memory_bytes, disk.as_ref()).map_err(CommandError::failed("open the cache"))?;
+    let replicator = Replicator::new(
+        pair.clone(),
+        ReplicatorOptions { parallel: COPIES_IN_PARALLEL, ..ReplicatorOptions::default() },
+    );
+    let (changes, formats) = watch::channel(format.clone());
+    let tasks = Tasks { replicator: replicator.clone(), formats: changes };
+    let purpose = format!("mount {}", arguments.mount_point.display());
+    let session = SessionOptions {
+        volume: Some(format.volume),
+        role: Role::Client,
+        near,
+        task_slots: if arguments.no_sync || arguments.read_only { 0 } else { u32::try_from(COPIES_IN_PARALLEL).unwrap_or(1) },
+        description: description(&purpose),
+        request_deadline: REQUEST_DEADLINE,
+    };
+    let surroundings = Surroundings {
+        buckets: pair.clone(),
+        blocks: Arc::new(blocks),
+        kernel: notifier,
+        tasks: Arc::new(tasks),
+    };
+    let options = VfsOptions {
+        read_only: arguments.read_only,
+        subdirectory: subdirectory(arguments.subdir.as_deref())?,
+        buffer_size_bytes: arguments.buffer_size / 3,
+        readahead_total_bytes: arguments.buffer_size / 3,
+        ..VfsOptions::new(Arc::new(wall_clock))
+    };
+    let transport = super::transport(&arguments.service.address)?;
+    let vfs = Vfs::connect(transport, session, surroundings, options)
+        .await
+        .map_err(CommandError::failed("open the volume"))?;
+    let replication_session = vfs.session().clone();
+    tokio::spawn(async move { replicator.run(replication_session).await });
+    tokio::spawn(buckets::follow(pair, arguments.buckets.clone(), formats));
+    Ok(Connected { vfs, format })
+}
+
+fn subdirectory(path: Option<&str>) -> Result<Vec<FileName>, CommandError> {
+    path.unwrap_or_default()
+        .split('/')
+        .filter(|component| !component.is_empty() && *component != ".")
+        .map(|component| {
+            component.parse().map_err(|error| CommandError::Usage(format!("--subdir: `{component}`: {error}")))
+        })
+        .collect()
+}
+
+fn wall_clock() -> Timestamp {
+    Timestamp::since_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Carries out the copies that the service leases to this mount, and hears of changed settings.
+struct Tasks {
+    replicator: Replicator,
+    formats: watch::Sender<VolumeFormat>,
+}
+
+impl TaskRunner for Tasks {
+    fn tasks(&self, tasks: Vec<Task>) {
+        self.replicator.submit(tasks);
+    }
+
+    fn format_changed(&self, format: &VolumeFormat) {
+        self.replicator.format_changed(format);
+        self.formats.send_replace(format.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_secrets;
+
+    #[test]
+    fn secrets_do_not_reach_the_arguments_of_the_process_in_the_background() {
+        let given = ["mount", "/mnt", "--secret-key", "hunter2", "--access-key2=AK", "--flip"];
+        let kept = without_secrets(given.iter().map(|argument| (*argument).to_owned()));
+        assert_eq!(kept, ["mount", "/mnt", "--flip"]);
+    }
+}

@@ -1,0 +1,538 @@
+//! Blocks on a local disk, behind the memory cache.
+//!
+//! # Shape
+//!
+//! Blocks are appended to segment files ([`segment`]) by one writer thread, in batches; a few reader threads read and
+//! verify them. The index ([`index`]) is in memory and is rebuilt from the segments at start, in the background. The
+//! key of a block contains the id of an immutable object, so nothing is ever invalidated.
+//!
+//! # Invariants
+//!
+//! * The files together never exceed the limit by more than a batch, and the file system keeps its floor of free space.
+//! * A block is returned only if its checksum is the one computed when it was written.
+//! * Whatever the disk does, a call answers: a failing, full, slow or hung disk is a miss, and after [`ERRORS_MAX`] failures the
+//!   cache is off until the process ends.
+//! * Queues are bounded: blocks that the writer cannot keep up with are dropped, not waited for.
+//!
+//! # Failure cases
+//!
+//! `kill -9` leaves at most a torn record at the end of a segment, which the next start does not read. A damaged block is
+//! forgotten and counted. A full disk evicts. A read that takes longer than [`READ_PATIENCE`] counts as failed.
+
+mod directory;
+mod index;
+mod segment;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+use twinshore_protocol::VolumeId;
+
+use self::directory::Slot;
+use self::index::{Index, SegmentNumber};
+use self::segment::{Batch, Record, Segment};
+use super::CacheCounters;
+use super::memory::BlockKey;
+
+/// Failed reads, or one failed write, after which the disk is not trusted any more.
+pub const ERRORS_MAX: u32 = 3;
+
+/// How long a read may take: longer than any working disk, shorter than a reader's patience.
+pub const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Reads at once: what a local SSD needs to be busy with 64 KiB reads, without taking a small machine over.
+const READER_THREADS: usize = 4;
+
+/// Reads that may wait for a thread; beyond that the bucket is asked.
+const READ_QUEUE_MAX: usize = 1024;
+
+/// Bytes that may wait to be written: half a second of a slow disk.
+const WRITE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes written in one call: large enough to be sequential, small enough to be gone soon.
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The largest segment: dropped whole, so it is the grain of eviction.
+const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The smallest useful cache: below it one batch would be most of it.
+pub const LIMIT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// At least this share of the file system stays free, as a divisor, but no more than [`FLOOR_BYTES_MAX`].
+const FLOOR_DIVISOR: u64 = 20;
+const FLOOR_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+
+/// Where and how large.
+#[derive(Clone, Debug)]
+pub struct DiskCacheOptions {
+    /// `--cache-dir`. Other volumes and processes may use the same.
+    pub directory: PathBuf,
+    /// The volume: object ids are unique only within it.
+    pub volume: VolumeId,
+    /// `--cache-size`: bytes of all files of this process.
+    pub limit_bytes: u64,
+}
+
+/// Why there is no cache on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskCacheError {
+    /// The directory cannot be used.
+    #[error("the cache directory {directory} cannot be used: choose another with --cache-dir")]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Too small.
+    #[error("a cache of {given} bytes is too small: give --cache-size at least {LIMIT_BYTES_MIN} bytes, or 0 for none")]
+    TooSmall {
+        /// What was asked for.
+        given: u64,
+    },
+}
+
+struct ReadJob {
+    segment: Arc<Segment>,
+    record: Record,
+    answer: oneshot::Sender<Option<Bytes>>,
+}
+
+#[derive(Default)]
+struct Reads {
+    queue: VecDeque<ReadJob>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Writes {
+    order: VecDeque<BlockKey>,
+    pending: HashMap<BlockKey, Bytes>,
+    bytes: usize,
+    closed: bool,
+}
+
+struct Shared {
+    slot: Slot,
+    limit_bytes: u64,
+    segment_bytes: u64,
+    index: RwLock<Index>,
+    reads: Mutex<Reads>,
+    read_ready: Condvar,
+    writes: Mutex<Writes>,
+    write_ready: Condvar,
+    off: AtomicBool,
+    read_errors: AtomicU32,
+    counters: Arc<CacheCounters>,
+}
+
+/// The cache. Dropping it lets its threads end; [`DiskCache::close`] waits for them.
+pub struct DiskCache {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+// A thread that panicked while it held a lock cannot have left it half changed in a way that matters: contents are
+// verified when they are read, so poisoning is ignored throughout.
+impl Shared {
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reads(&self) -> MutexGuard<'_, Reads> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
+    }
+
+    fn read_failed(&self, what: &dyn std::fmt::Display) {
+        CacheCounters::add(&self.counters.disk_errors, 1);
+        if self.read_errors.fetch_add(1, Ordering::Relaxed) + 1 >= ERRORS_MAX {
+            self.switch_off(what);
+        }
+    }
+
+    /// The disk is not used any more. Final: a disk that fails once a minute would cost more than it saves.
+    fn switch_off(&self, what: &dyn std::fmt::Display) {
+        if self.off.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn!("the cache on disk is switched off, reads go to the buckets: {what}");
+        self.counters.disk_off.store(1, Ordering::Relaxed);
+        self.counters.disk_bytes.store(0, Ordering::Relaxed);
+        self.index_mut().clear();
+        let mut writes = self.writes();
+        writes.order.clear();
+        writes.pending.clear();
+        writes.bytes = 0;
+    }
+
+    fn run_reader(&self) {
+        loop {
+            let mut reads = self.reads();
+            let job = loop {
+                if let Some(job) = reads.queue.pop_front() {
+                    break job;
+                }
+                if reads.closed {
+                    return;
+                }
+                reads = self.read_ready.wait(reads).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(reads);
+            // Whoever asked may have given up.
+            if !job.answer.is_closed() {
+                let answer = self.read_verified(&job);
+                let _ = job.answer.send(answer);
+            }
+        }
+    }
+
+    fn read_verified(&self, job: &ReadJob) -> Option<Bytes> {
+        match job.segment.read(&job.record) {
+            Ok(Some(content)) => {
+                self.read_errors.store(0, Ordering::Relaxed);
+                CacheCounters::add(&self.counters.disk_read_bytes, content.len() as u64);
+                Some(content)
+            }
+            Ok(None) => {
+                CacheCounters::add(&self.counters.disk_damaged_blocks, 1);
+                self.index_mut().forget(&job.record);
+                None
+            }
+            Err(error) => {
+                self.index_mut().forget(&job.record);
+                self.read_failed(&error);
+                None
+            }
+        }
+    }
+}
+
+/// The writer thread's own state.
+struct Writer {
+    shared: Arc<Shared>,
+    current: Option<Current>,
+    next_number: u64,
+}
+
+struct Current {
+    number: SegmentNumber,
+    segment: Arc<Segment>,
+    records: Vec<Record>,
+    end: u64,
+}
+
+impl Writer {
+    fn run(mut self) {
+        if let Err(error) = self.load() {
+            self.shared.switch_off(&error);
+        }
+        while let Some(blocks) = self.next_batch() {
+            let outcome = if self.shared.is_off() { Ok(()) } else { self.write(&blocks) };
+            if let Err(error) = outcome {
+                CacheCounters::add(&self.shared.counters.disk_errors, 1);
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                    // Somebody else filled the disk: give back, and go on with a new segment.
+                    self.current = None;
+                    self.evict_oldest(false);
+                    CacheCounters::add(&self.shared.counters.disk_dropped_blocks, blocks.len() as u64);
+                } else {
+                    self.shared.switch_off(&error);
+                }
+            }
+            self.settled(&blocks);
+        }
+        if !self.shared.is_off() {
+            self.seal();
+        }
+    }
+
+    /// Finds what an earlier process left. Files that cannot be read are removed.
+    fn load(&mut self) -> io::Result<()> {
+        for number in self.shared.slot.segments()? {
+            self.next_number = self.next_number.max(number.0 + 1);
+            match Segment::open(&self.shared.slot.segment_path(number)) {
+                Ok((segment, records, length)) if !records.is_empty() => {
+                    self.shared.index_mut().add_segment(number, Arc::new(segment), records, length);
+                }
+                Ok(_) => self.shared.slot.remove(number)?,
+                Err(error) => {
+                    CacheCounters::add(&self.shared.counters.disk_errors, 1);
+                    warn!("a file of the cache cannot be read and is removed: {error}");
+                    self.shared.slot.remove(number)?;
+                }
+            }
+        }
+        // The limit may be lower than last time.
+        while self.shared.index().file_bytes() > self.shared.limit_bytes && self.evict_oldest(false).is_some() {}
+        self.publish_size();
+        Ok(())
+    }
+
+    /// Waits for blocks to write. `None` when the cache is closed and everything is written.
+    fn next_batch(&self) -> Option<Vec<(BlockKey, Bytes)>> {
+        let mut writes = self.shared.writes();
+        while writes.order.is_empty() {
+            if writes.closed {
+                return None;
+            }
+            writes = self.shared.write_ready.wait(writes).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut blocks = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES {
+            let Some(key) = writes.order.pop_front() else { break };
+            if let Some(content) = writes.pending.get(&key) {
+                bytes += content.len() as u64;
+                blocks.push((key, content.clone()));
+            }
+        }
+        Some(blocks)
+    }
+
+    /// The blocks are on disk or given up: they need not be kept in memory for readers any more.
+    fn settled(&self, blocks: &[(BlockKey, Bytes)]) {
+        let mut writes = self.shared.writes();
+        for (key, _) in blocks {
+            if let Some(content) = writes.pending.remove(key) {
+                writes.bytes -= content.len();
+            }
+        }
+    }
+
+    fn write(&mut self, blocks: &[(BlockKey, Bytes)]) -> io::Result<()> {
+        let bytes: u64 = blocks.iter().map(|(_, content)| content.len() as u64).sum();
+        if self.current.as_ref().is_none_or(|current| current.end + bytes > self.shared.segment_bytes) {
+            self.seal();
+            if !self.open_segment()? {
+                CacheCounters::add(&self.shared.counters.disk_dropped_blocks, blocks.len() as u64);
+                return Ok(());
+            }
+        }
+        self.append(blocks)
+    }
+
+    fn append(&mut self, blocks: &[(BlockKey, Bytes)]) -> io::Result<()> {
+        let Some(current) = self.current.as_mut() else { return Ok(()) };
+        let mut batch = Batch::new(current.end);
+        for (key, content) in blocks {
+            if !self.shared.index().contains(key) {
+                batch.push(*key, content);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let records = current.segment.write(&batch)?;
+        current.end += batch.len_bytes();
+        current.records.extend_from_slice(&records);
+        CacheCounters::add(&self.shared.counters.disk_written_bytes, batch.len_bytes());
+        let mut index = self.shared.index_mut();
+        index.add_records(current.number, records);
+        index.add_bytes(current.number, batch.len_bytes());
+        drop(index);
+        self.publish_size();
+        Ok(())
+    }
+
+    /// Makes room and begins a segment. False if the file system has too little free space.
+    fn open_segment(&mut self) -> io::Result<bool> {
+        let mut carried = Vec::new();
+        while self.shared.index().file_bytes() + self.shared.segment_bytes > self.shared.limit_bytes {
+            match self.evict_oldest(carried.is_empty()) {
+                Some(worthy) => carried.extend(worthy),
+                None => break,
+            }
+        }
+        loop {
+            let (free, total) = self.shared.slot.space_bytes()?;
+            let floor = (total / FLOOR_DIVISOR).min(FLOOR_BYTES_MAX);
+            if free >= floor + self.shared.segment_bytes {
+                break;
+            }
+            if self.evict_oldest(false).is_none() {
+                return Ok(false);
+            }
+        }
+        let number = SegmentNumber(self.next_number);
+        self.next_number += 1;
+        let segment = Arc::new(Segment::create(&self.shared.slot.segment_path(number))?);
+        self.shared.index_mut().add_segment(number, segment.clone(), Vec::new(), 0);
+        self.current = Some(Current { number, segment, records: Vec::new(), end: 0 });
+        self.append(&carried)?;
+        Ok(true)
+    }
+
+    /// Drops the oldest segment; answers the blocks that deserve a second chance, read back, if they are wanted.
+    fn evict_oldest(&self, carry: bool) -> Option<Vec<(BlockKey, Bytes)>> {
+        let worthy_bytes_max = if carry { self.shared.segment_bytes / 2 } else { 0 };
+        let writing = self.current.as_ref().map(|current| current.number);
+        let victim = self.shared.index_mut().take_oldest(writing, worthy_bytes_max)?;
+        CacheCounters::add(&self.shared.counters.disk_evictions, victim.unread);
+        let mut carried = Vec::new();
+        for record in victim.worthy {
+            // What cannot be read is not worth keeping.
+            if let Ok(Some(content)) = victim.segment.read(&record) {
+                carried.push((record.key, content));
+            }
+        }
+        if let Err(error) = self.shared.slot.remove(victim.number) {
+            self.shared.switch_off(&error);
+        }
+        info!(segment = victim.number.0, bytes = victim.file_bytes, kept = carried.len(), "cache segment evicted");
+        self.publish_size();
+        Some(carried)
+    }
+
+    fn seal(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        match current.segment.seal(&current.records, current.end) {
+            Ok(bytes) => self.shared.index_mut().add_bytes(current.number, bytes),
+            // Without its table it is scanned at the next start.
+            Err(error) => info!("a cache segment could not be sealed: {error}"),
+        }
+    }
+
+    fn publish_size(&self) {
+        if !self.shared.is_off() {
+            self.shared.counters.disk_bytes.store(self.shared.index().file_bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl DiskCache {
+    /// Takes a slot of the directory and starts the threads. What is there is found in the background.
+    pub fn open(options: &DiskCacheOptions, counters: Arc<CacheCounters>) -> Result<Self, DiskCacheError> {
+        if options.limit_bytes < LIMIT_BYTES_MIN {
+            return Err(DiskCacheError::TooSmall { given: options.limit_bytes });
+        }
+        let unusable = |source| DiskCacheError::Directory { directory: options.directory.clone(), source };
+        let slot = Slot::take(&options.directory, options.volume).map_err(unusable)?;
+        let shared = Arc::new(Shared {
+            slot,
+            limit_bytes: options.limit_bytes,
+            // Eight segments at least, so that eviction takes an eighth at most.
+            segment_bytes: (options.limit_bytes / 8).min(SEGMENT_BYTES_MAX),
+            index: RwLock::default(),
+            reads: Mutex::default(),
+            read_ready: Condvar::new(),
+            writes: Mutex::default(),
+            write_ready: Condvar::new(),
+            off: AtomicBool::new(false),
+            read_errors: AtomicU32::new(0),
+            counters,
+        });
+        let mut cache = Self { shared: shared.clone(), threads: Vec::new() };
+        let writer = Writer { shared: shared.clone(), current: None, next_number: 0 };
+        cache.start("cache-writer", move || writer.run()).map_err(unusable)?;
+        for number in 0..READER_THREADS {
+            let shared = shared.clone();
+            cache.start(&format!("cache-reader-{number}"), move || shared.run_reader()).map_err(unusable)?;
+        }
+        Ok(cache)
+    }
+
+    fn start(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(body)?);
+        Ok(())
+    }
+
+    /// A block, verified, if it is here. Never waits longer than [`READ_PATIENCE`].
+    pub async fn get(&self, key: BlockKey) -> Option<Bytes> {
+        let found = self.find(key).await;
+        let counter = if found.is_some() { &self.shared.counters.disk_hits } else { &self.shared.counters.disk_misses };
+        CacheCounters::add(counter, 1);
+        found
+    }
+
+    async fn find(&self, key: BlockKey) -> Option<Bytes> {
+        if self.shared.is_off() {
+            return None;
+        }
+        if let Some(content) = self.shared.writes().pending.get(&key) {
+            return Some(content.clone());
+        }
+        let (segment, record) = self.shared.index().find(&key)?;
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut reads = self.shared.reads();
+            if reads.queue.len() >= READ_QUEUE_MAX {
+                return None;
+            }
+            reads.queue.push_back(ReadJob { segment, record, answer });
+        }
+        self.shared.read_ready.notify_one();
+        if let Ok(answer) = tokio::time::timeout(READ_PATIENCE, answered).await {
+            return answer.ok().flatten();
+        }
+        self.shared.read_failed(&format_args!("a read took longer than {} s", READ_PATIENCE.as_secs()));
+        None
+    }
+
+    /// Takes a block in, in the background. Dropped if the disk cannot keep up.
+    pub fn insert(&self, key: BlockKey, content: &Bytes) {
+        if self.shared.is_off() || self.shared.index().contains(&key) {
+            return;
+        }
+        let mut writes = self.shared.writes();
+        if writes.closed || writes.pending.contains_key(&key) {
+            return;
+        }
+        if writes.bytes + content.len() > WRITE_QUEUE_BYTES {
+            drop(writes);
+            CacheCounters::add(&self.shared.counters.disk_dropped_blocks, 1);
+            return;
+        }
+        writes.bytes += content.len();
+        writes.pending.insert(key, content.clone());
+        writes.order.push_back(key);
+        drop(writes);
+        self.shared.write_ready.notify_one();
+    }
+
+    /// Waits until everything that was taken in is written, and lets go of the slot.
+    pub fn close(mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!("a thread of the cache had panicked");
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.shared.writes().closed = true;
+        self.shared.write_ready.notify_all();
+        self.shared.reads().closed = true;
+        self.shared.read_ready.notify_all();
+    }
+}
+
+impl Drop for DiskCache {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;

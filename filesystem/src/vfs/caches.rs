@@ -1,0 +1,423 @@
+//! Everything that this client caches under leases, filled and emptied in the order of the session's stream.
+//!
+//! # Contract
+//!
+//! * A reply fills the caches before the requester is woken, and an invalidation empties them before the next message is
+//!   looked at: so what the caches hold at any moment is what the service would answer, as long as the lease lasts.
+//! * An operation of this client tells in its reply what it changed. What the reply does not tell (the times of the
+//!   directory of a new name) is dropped.
+//! * When the stream breaks, nothing is known any more. When the session ends, unwritten data is given up as well: its files
+//!   answer `EIO` once, and handles of inodes that have vanished answer `ESTALE`.
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::message::{Invalidation, Reclaim};
+use twinshore_protocol::operation::{FileCommit, RenameMode};
+use twinshore_protocol::replication::Task;
+use twinshore_protocol::session::SessionHandler;
+use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Position, Reply};
+
+use super::budget::Budget;
+use super::core::Core;
+use super::entries::{EntryCache, Name};
+use super::extents::ExtentCache;
+use super::held_locks::HeldLocks;
+use super::inode::{Inode, lock};
+use super::inodes::Inodes;
+use super::interface::{KernelInvalidator, TaskRunner};
+
+/// The caches.
+pub struct Caches {
+    /// Inodes.
+    pub inodes: Inodes,
+    /// Names.
+    pub entries: Mutex<EntryCache>,
+    /// Locks that the service has granted.
+    pub locks: Mutex<HeldLocks>,
+    /// Unwritten bytes.
+    pub budget: Budget,
+    /// What the kernel caches.
+    pub kernel: Arc<dyn KernelInvalidator>,
+    /// What is none of the file system's business.
+    pub tasks: Arc<dyn TaskRunner>,
+    /// The inode that is the root of the mount; of the volume until it is known.
+    root: OnceLock<InodeNumber>,
+    /// Set once there is a session. Weak: the session holds this as its handler.
+    core: OnceLock<Weak<Core>>,
+}
+
+impl Caches {
+    /// Empty ones.
+    pub fn new(
+        inodes: Inodes,
+        entries: EntryCache,
+        budget: Budget,
+        kernel: Arc<dyn KernelInvalidator>,
+        tasks: Arc<dyn TaskRunner>,
+    ) -> Self {
+        Self {
+            inodes,
+            entries: Mutex::new(entries),
+            locks: Mutex::new(HeldLocks::default()),
+            budget,
+            kernel,
+            tasks,
+            root: OnceLock::new(),
+            core: OnceLock::new(),
+        }
+    }
+
+    /// There is a session now. The first call counts.
+    pub fn attach(&self, core: Weak<Core>) {
+        let _ = self.core.set(core);
+    }
+
+    /// The root of the mount is known now. The first call counts.
+    pub fn set_root(&self, root: InodeNumber) {
+        let _ = self.root.set(root);
+    }
+
+    /// The service's number of an inode that the kernel names.
+    pub fn real(&self, kernel: InodeNumber) -> InodeNumber {
+        if kernel == InodeNumber::ROOT { self.root.get().copied().unwrap_or(InodeNumber::ROOT) } else { kernel }
+    }
+
+    /// The kernel's number of an inode, if it can know it.
+    pub fn kernel_number(&self, real: InodeNumber) -> Option<InodeNumber> {
+        match self.root.get() {
+            Some(root) if *root == real => Some(InodeNumber::ROOT),
+            // The root of the volume is above the root of this mount.
+            Some(_) if real == InodeNumber::ROOT => None,
+            _ => Some(real),
+        }
+    }
+
+    fn core(&self) -> Option<Arc<Core>> {
+        self.core.get()?.upgrade()
+    }
+
+    fn learn(&self, attributes: &Attributes) {
+        self.inodes.get(attributes.inode).state().learn(attributes);
+    }
+
+    fn drop_attributes(&self, number: InodeNumber) {
+        if let Some(inode) = self.inodes.find(number) {
+            inode.state().drop_attributes();
+        }
+    }
+
+
+    fn named(&self, parent: InodeNumber, name: &FileName, inode: InodeNumber) {
+        lock(&self.entries).learn(parent, name, Name::Names(inode));
+    }
+
+    /// A new name: the directory's times and size have changed, and the reply does not tell them.
+    fn made(&self, parent: InodeNumber, name: &FileName, attributes: &Attributes) {
+        self.learn(attributes);
+        self.named(parent, name, attributes.inode);
+        self.drop_attributes(parent);
+    }
+
+    fn reweigh(&self, inode: &Inode) {
+        let weight = inode.state().weight();
+        self.inodes.reweigh(inode.number, weight);
+    }
+
+    fn succeeded(&self, operation: &Operation, reply: &Reply) {
+        match (operation, reply) {
+            (Operation::Lookup { parent, name }, Reply::Entry(attributes)) => {
+                self.learn(attributes);
+                self.named(*parent, name, attributes.inode);
+            }
+            (Operation::GetAttributes { .. }, Reply::Attributes(attributes)) => self.learn(attributes),
+            (Operation::SetAttributes { inode, changes }, Reply::Attributes(attributes)) => {
+                let inode = self.inodes.get(*inode);
+                let mut state = inode.state();
+                state.drop_extended_attributes();
+                if let Some(size) = changes.size_bytes {
+                    state.extents.truncate(size);
+                    state.committed(attributes);
+                } else {
+                    state.learn(attributes);
+                }
+            }
+            (
+                Operation::MakeNode { parent, name, .. }
+                | Operation::SymbolicLink { parent, name, .. }
+                | Operation::Link { parent, name, .. },
+                Reply::Entry(attributes),
+            ) => self.made(*parent, name, attributes),
+            (Operation::MakeDirectory { parent, name, .. }, Reply::Entry(attributes)) => {
+                self.made(*parent, name, attributes);
+                lock(&self.entries).made_directory(attributes.inode);
+            }
+            (Operation::Create { parent, name, truncate, .. }, Reply::Created { attributes, new }) => {
+                if *new {
+                    self.made(*parent, name, attributes);
+                } else {
+                    self.learn(attributes);
+                    self.named(*parent, name, attributes.inode);
+                }
+                self.opened(attributes, *new || *truncate);
+            }
+            (Operation::Open { truncate, .. }, Reply::Attributes(attributes)) => {
+                self.learn(attributes);
+                self.opened(attributes, *truncate);
+            }
+            (Operation::Unlink { parent, name } | Operation::RemoveDirectory { parent, name }, removed) => {
+                if let Reply::Removed { attributes, parent } = removed {
+                    self.learn(attributes);
+                    self.learn(parent);
+                    lock(&self.entries).drop_directory(attributes.inode);
+                }
+                lock(&self.entries).learn(*parent, name, Name::Absent);
+            }
+            (
+                Operation::Rename { parent, name, new_parent, new_name, mode },
+                Reply::Renamed { moved, replaced },
+            ) => {
+                let left = match (mode, replaced) {
+                    (RenameMode::Exchange, Some(other)) => Name::Names(other.inode),
+                    _ => Name::Absent,
+                };
+                {
+                    let mut entries = lock(&self.entries);
+                    entries.learn(*parent, name, left);
+                    entries.learn(*new_parent, new_name, Name::Names(moved.inode));
+                }
+                self.drop_attributes(*parent);
+                self.drop_attributes(*new_parent);
+                self.learn(moved);
+                if let Some(replaced) = replaced {
+                    self.learn(replaced);
+                }
+            }
+            (Operation::ReadDirectory { directory, after, .. }, Reply::Directory { entries, complete }) => {
+                for attributes in entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
+                    self.learn(attributes);
+                }
+                lock(&self.entries).listed(*directory, *after, entries, *complete);
+            }
+            (Operation::ReadLink { inode }, Reply::Bytes(target)) => {
+                self.inodes.get(*inode).state().link_target = Some(target.clone());
+            }
+            (Operation::GetExtents { inode, offset, .. }, Reply::Extents { extents, covered_until, attributes }) => {
+                let inode = self.inodes.get(*inode);
+                let mut state = inode.state();
+                state.learn(attributes);
+                state.extents.learn(*offset, *covered_until, extents.clone());
+                drop(state);
+                self.reweigh(&inode);
+            }
+            (Operation::Commit { files, .. }, Reply::Committed { attributes }) => {
+                for (file, attributes) in files.iter().zip(attributes) {
+                    self.committed(file, attributes);
+                }
+            }
+            (Operation::Allocate { inode, .. }, Reply::Attributes(attributes)) => self.rewritten(*inode, attributes),
+            (Operation::CopyRange { destination, .. }, Reply::Copied { attributes, .. }) => {
+                self.rewritten(*destination, attributes);
+            }
+            (Operation::GetExtendedAttribute { inode, name }, Reply::Bytes(value)) => {
+                self.inodes.get(*inode).state().learn_extended_attribute(name, Ok(value.clone()));
+            }
+            (
+                Operation::SetExtendedAttribute { inode, .. } | Operation::RemoveExtendedAttribute { inode, .. },
+                Reply::Done,
+            ) => self.drop_attributes(*inode),
+            (Operation::SetLock { inode, lock: granted, .. }, Reply::Done) => {
+                lock(&self.locks).granted(*inode, *granted);
+            }
+            (Operation::Release { inode }, _) => self.released(*inode),
+            _ => {}
+        }
+    }
+
+    fn failed(&self, operation: &Operation, errno: Errno) {
+        match (operation, errno) {
+            (Operation::Lookup { parent, name }, Errno::NotFound) => {
+                lock(&self.entries).learn(*parent, name, Name::Absent);
+            }
+            (Operation::GetExtendedAttribute { inode, name }, Errno::NoData) => {
+                self.inodes.get(*inode).state().learn_extended_attribute(name, Err(errno));
+            }
+            (Operation::Open { inode, truncate: false }, Errno::NotFound | Errno::Stale) => {
+                // It was answered from the caches, but the service does not know the inode: only after a lost session.
+                let inode = self.inodes.get(*inode);
+                let mut state = inode.state();
+                state.stale = true;
+                state.opens_sent = state.opens_sent.saturating_sub(1);
+                state.drop_content();
+            }
+            (Operation::Release { inode }, _) => self.released(*inode),
+            _ => {}
+        }
+    }
+
+    fn opened(&self, attributes: &Attributes, emptied: bool) {
+        let inode = self.inodes.get(attributes.inode);
+        let mut state = inode.state();
+        state.opens_replied += 1;
+        if emptied {
+            state.extents = ExtentCache::empty_file();
+            // The kernel empties its pages itself.
+            state.pages_version = Some(attributes.content_version);
+        }
+    }
+
+    fn released(&self, number: InodeNumber) {
+        if let Some(inode) = self.inodes.find(number) {
+            let mut state = inode.state();
+            state.opens_replied = state.opens_replied.saturating_sub(1);
+        }
+    }
+
+    fn committed(&self, file: &FileCommit, attributes: &Attributes) {
+        let inode = self.inodes.get(file.inode);
+        let mut state = inode.state();
+        let before = state.dirty.bytes();
+        for write in &file.writes {
+            state.extents.write(write.file_offset, write.length, write.source.clone());
+        }
+        // In the same step, so that a change by somebody else that follows is not hidden by older bytes of ours.
+        state.dirty.settle_written(&file.writes);
+        state.committed(attributes);
+        let after = state.dirty.bytes();
+        drop(state);
+        self.budget.adjust(before, after);
+        self.reweigh(&inode);
+    }
+
+    fn rewritten(&self, number: InodeNumber, attributes: &Attributes) {
+        let inode = self.inodes.get(number);
+        let mut state = inode.state();
+        state.extents = ExtentCache::default();
+        state.committed(attributes);
+    }
+
+    fn drop_everything(&self) {
+        for inode in self.inodes.all() {
+            inode.state().drop_content();
+        }
+        lock(&self.entries).clear();
+        self.kernel.drop_everything();
+    }
+
+    fn drop_item(&self, item: &Invalidation) {
+        match item {
+            Invalidation::Attributes(inode) => self.drop_attributes(*inode),
+            Invalidation::Content(inode) => {
+                if let Some(inode) = self.inodes.find(*inode) {
+                    inode.state().drop_content();
+                }
+            }
+            Invalidation::Entry(directory, name) => lock(&self.entries).forget(*directory, name),
+            Invalidation::Everything(inode) => {
+                if let Some(inode) = self.inodes.find(*inode) {
+                    inode.state().drop_content();
+                }
+                lock(&self.entries).drop_directory(*inode);
+            }
+        }
+    }
+
+    /// The item as the kernel knows it, if it can know it.
+    fn for_kernel(&self, item: Invalidation) -> Option<Invalidation> {
+        Some(match item {
+            Invalidation::Attributes(inode) => Invalidation::Attributes(self.kernel_number(inode)?),
+            Invalidation::Content(inode) => Invalidation::Content(self.kernel_number(inode)?),
+            Invalidation::Entry(directory, name) => Invalidation::Entry(self.kernel_number(directory)?, name),
+            Invalidation::Everything(inode) => Invalidation::Everything(self.kernel_number(inode)?),
+        })
+    }
+
+    /// Has the kernel drop the pages of an inode whose writes were given up: they hold what was never stored.
+    pub fn drop_kernel_pages(&self, number: InodeNumber) {
+        if let Some(item) = self.for_kernel(Invalidation::Content(number)) {
+            self.kernel.invalidate(vec![item], Box::new(|| {}));
+        }
+    }
+}
+
+impl SessionHandler for Caches {
+    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, _: Position) {
+        match result {
+            Ok(reply) => self.succeeded(operation, reply),
+            Err(errno) => self.failed(operation, *errno),
+        }
+    }
+
+    fn invalidated(&self, number: u64, items: Vec<Invalidation>) {
+        for item in &items {
+            self.drop_item(item);
+        }
+        let items = items.into_iter().filter_map(|item| self.for_kernel(item)).collect();
+        let core = self.core.get().cloned();
+        self.kernel.invalidate(
+            items,
+            Box::new(move || {
+                if let Some(core) = core.and_then(|core| core.upgrade()) {
+                    core.session.acknowledge(number);
+                }
+            }),
+        );
+    }
+
+    fn disconnected(&self) {
+        self.drop_everything();
+    }
+
+    fn tasks(&self, tasks: Vec<Task>) {
+        self.tasks.tasks(tasks);
+    }
+
+    fn synchronise(&self, after: Option<ObjectId>) {
+        self.tasks.synchronise(after);
+    }
+
+    fn format_changed(&self, format: &VolumeFormat) {
+        self.tasks.format_changed(format);
+    }
+
+    fn expired(&self) {
+        self.drop_everything();
+        let mut open = Vec::new();
+        for inode in self.inodes.all() {
+            let mut state = inode.state();
+            let before = state.dirty.bytes();
+            if state.dirty.clear() {
+                state.error = Some(Errno::InputOutput);
+            }
+            state.opens_replied = 0;
+            state.opens_sent = 0;
+            let is_open = state.handles > 0 && !state.stale;
+            drop(state);
+            self.budget.adjust(before, 0);
+            inode.progress.notify_waiters();
+            if is_open {
+                open.push(inode);
+            }
+        }
+        // Whoever relied on a lock must hear that it is lost.
+        for number in lock(&self.locks).take_inodes() {
+            self.inodes.get(number).state().error = Some(Errno::InputOutput);
+        }
+        if let Some(core) = self.core() {
+            core.reopen(open);
+        }
+    }
+
+    fn held(&self) -> Reclaim {
+        let opens = self
+            .inodes
+            .all()
+            .into_iter()
+            .filter_map(|inode| {
+                let times = inode.state().opens_replied;
+                (times > 0).then_some((inode.number, times))
+            })
+            .collect();
+        Reclaim { opens, locks: lock(&self.locks).all(), complete: true }
+    }
+}

@@ -1,0 +1,216 @@
+//! What all operations share: the session, the caches, the buckets, the tasks under way.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{Notify, Semaphore};
+use twinshore_protocol::session::Session;
+use twinshore_protocol::{Attributes, Caller, Errno, InodeNumber, Operation, Reply};
+use twinshore_storage::pair::BucketPair;
+
+use super::caches::Caches;
+use super::fetch::Fetches;
+use super::inode::{Inode, InodeState, lock};
+use super::interface::{Attributed, BlockCache, Handle, OpenFlags};
+use super::listing::ListingBuffer;
+use super::options::VfsOptions;
+use super::packer::Packer;
+use super::repair::Repairs;
+
+/// An open file or directory.
+#[derive(Clone)]
+pub enum HandleState {
+    /// A file. The handle keeps the inode from being forgotten.
+    File(Arc<Inode>, OpenFlags),
+    /// A directory, with the part of its listing that was fetched last.
+    Directory(Arc<Mutex<ListingBuffer>>),
+}
+
+/// Handles by number.
+#[derive(Default)]
+pub struct Handles {
+    last: u64,
+    open: HashMap<u64, HandleState>,
+}
+
+/// The inside of a [`super::Vfs`].
+pub struct Core {
+    /// The metadata service.
+    pub session: Session,
+    /// What is cached under leases.
+    pub caches: Arc<Caches>,
+    /// What the mount was asked for.
+    pub options: VfsOptions,
+    /// Where objects are.
+    pub buckets: BucketPair,
+    /// Blocks near at hand.
+    pub blocks: Arc<dyn BlockCache>,
+    /// Where tasks are spawned: the adapter calls from threads of its own.
+    pub runtime: runtime::Handle,
+    /// Uploads.
+    pub uploads: Semaphore,
+    /// Uploads that nobody waits for: fewer, so that a flush always finds one free soon.
+    pub background_uploads: Semaphore,
+    /// Downloads, and what they are for.
+    pub fetches: Fetches,
+    /// Small files on their way into shared objects.
+    pub packer: Packer,
+    /// Copies that turned out to be missing.
+    pub repairs: Repairs,
+    /// Inodes that may have unwritten data.
+    pub dirty: Mutex<BTreeSet<InodeNumber>>,
+    /// Wakes the writer.
+    pub writer: Arc<Notify>,
+    /// The mount is over: nothing more is written.
+    pub abandoned: AtomicBool,
+    handles: Mutex<Handles>,
+}
+
+impl Core {
+    /// Puts it together and starts the writer. Called inside the runtime.
+    pub fn start(
+        session: Session,
+        caches: Arc<Caches>,
+        options: VfsOptions,
+        buckets: BucketPair,
+        blocks: Arc<dyn BlockCache>,
+    ) -> Arc<Self> {
+        let parallelism = options.upload_parallelism.max(1);
+        let core = Arc::new(Self {
+            session,
+            uploads: Semaphore::new(parallelism),
+            background_uploads: Semaphore::new((parallelism * 3 / 4).max(1)),
+            fetches: Fetches::new(options.download_parallelism.max(1), options.readahead_total_bytes),
+            packer: Packer::default(),
+            repairs: Repairs::default(),
+            dirty: Mutex::new(BTreeSet::new()),
+            writer: Arc::new(Notify::new()),
+            abandoned: AtomicBool::new(false),
+            handles: Mutex::new(Handles::default()),
+            runtime: runtime::Handle::current(),
+            caches,
+            options,
+            buckets,
+            blocks,
+        });
+        core.caches.attach(Arc::downgrade(&core));
+        core.runtime.spawn(super::writer::run(Arc::downgrade(&core), Arc::clone(&core.writer)));
+        core
+    }
+
+    /// Asks the service.
+    pub async fn ask(&self, caller: Caller, operation: Operation) -> Result<Reply, Errno> {
+        self.session.request(caller, operation).await.map_err(|error| error.errno())
+    }
+
+    /// `EROFS` on a read-only mount.
+    pub fn check_writable(&self) -> Result<(), Errno> {
+        if self.options.read_only { Err(Errno::ReadOnly) } else { Ok(()) }
+    }
+
+    /// The inode that the kernel names.
+    pub fn inode(&self, kernel: InodeNumber) -> Arc<Inode> {
+        self.caches.inodes.get(self.caches.real(kernel))
+    }
+
+    /// Attributes as the kernel is told them, from under the inode's lock: leased only if the caches still hold them.
+    pub fn attributed(&self, state: &InodeState, told: &Attributes) -> Attributed {
+        let leased = state.attributes.as_ref();
+        let mut attributes = state.seen(leased.unwrap_or(told));
+        attributes.inode = self.caches.kernel_number(attributes.inode).unwrap_or(attributes.inode);
+        // What is being written changes without notice.
+        let time_to_live =
+            if leased.is_some() && state.dirty.is_empty() { self.session.lease_remaining() } else { Duration::ZERO };
+        Attributed { attributes, time_to_live }
+    }
+
+    /// The same, for a reply that has just come.
+    pub fn attributed_reply(&self, told: &Attributes) -> Attributed {
+        match self.caches.inodes.find(told.inode) {
+            Some(inode) => self.attributed(&inode.state(), told),
+            None => self.attributed(&Inode::new(told.inode).state(), told),
+        }
+    }
+
+    /// Leased attributes, if the lease is good.
+    pub fn leased_attributes(&self, inode: &Inode) -> Option<Attributed> {
+        if !self.session.lease_is_valid() {
+            return None;
+        }
+        let state = inode.state();
+        let attributes = state.attributes?;
+        Some(self.attributed(&state, &attributes))
+    }
+
+    /// Registers a handle.
+    pub fn add_handle(&self, state: HandleState) -> Handle {
+        let mut handles = lock(&self.handles);
+        handles.last += 1;
+        let number = handles.last;
+        handles.open.insert(number, state);
+        Handle(number)
+    }
+
+    /// Finds a handle.
+    pub fn handle(&self, handle: Handle) -> Option<HandleState> {
+        lock(&self.handles).open.get(&handle.0).cloned()
+    }
+
+    /// Takes a handle out.
+    pub fn take_handle(&self, handle: Handle) -> Option<HandleState> {
+        lock(&self.handles).open.remove(&handle.0)
+    }
+
+    /// The file behind a handle, if it is still one.
+    pub fn file(&self, handle: Handle) -> Result<(Arc<Inode>, OpenFlags), Errno> {
+        match self.handle(handle) {
+            Some(HandleState::File(inode, _)) if inode.state().stale => Err(Errno::Stale),
+            Some(HandleState::File(inode, flags)) => Ok((inode, flags)),
+            Some(HandleState::Directory(_)) => Err(Errno::IsDirectory),
+            None => Err(Errno::BadHandle),
+        }
+    }
+
+    /// Tells the new session what is open: its inodes outlive their names again. Those that are gone become stale.
+    pub fn reopen(self: &Arc<Self>, inodes: Vec<Arc<Inode>>) {
+        let core = Arc::clone(self);
+        self.runtime.spawn(async move {
+            for inode in inodes {
+                let mut state = inode.state();
+                if state.handles > 0 && state.opens_sent == 0 {
+                    core.send_open(&mut state, &inode);
+                }
+            }
+        });
+    }
+
+    /// Tells the service that an inode is open. Called under its lock, so that opens and releases keep their order.
+    pub fn send_open(&self, state: &mut InodeState, inode: &Inode) {
+        state.opens_sent += 1;
+        drop(self.session.request(Caller::ROOT, Operation::Open { inode: inode.number, truncate: false }));
+    }
+
+    /// Is everything over?
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // The writer sleeps without holding on to the mount.
+        self.writer.notify_one();
+    }
+}
+
+/// A weak reference for tasks that must not keep a mount alive.
+pub type WeakCore = Weak<Core>;
+
+/// The service has answered something that does not belong to the question.
+pub fn unexpected(reply: &Reply) -> Errno {
+    tracing::error!(?reply, "the metadata service answered something else than was asked: check its version");
+    Errno::InputOutput
+}

@@ -1,0 +1,379 @@
+//! Opening, writing, flushing and closing files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+use twinshore_protocol::format::Durability;
+use twinshore_protocol::lock::{Lock, LockFamily, LockKind};
+use twinshore_protocol::operation::NewInode;
+use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Operation, Reply};
+
+use super::Vfs;
+use super::core::{Core, HandleState, unexpected};
+use super::dirty::OPEN_RANGES_MAX;
+use super::inode::{Inode, InodeState, lock};
+use super::interface::{Attributed, Handle, OpenFlags, Opened};
+use super::write_out::Urgency;
+
+/// The largest offset of a file: `off_t` is signed.
+const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+
+/// What a flush may take beyond the write limit of one upload: waiting for its turn, and the commit.
+const FLUSH_GRACE: Duration = Duration::from_secs(60);
+
+impl Vfs {
+    /// Finds or makes a regular file and opens it. `exclusive` is `O_EXCL`.
+    #[allow(clippy::too_many_arguments)] // They are the system call's.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: InodeNumber,
+        name: FileName,
+        mode: u16,
+        umask: u16,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> Result<(Attributed, Opened), Errno> {
+        let core = &self.core;
+        core.check_writable()?;
+        let number = core.session.take_inode().await.map_err(|error| error.errno())?;
+        let new = NewInode { inode: number, mode, umask };
+        let parent = core.caches.real(parent);
+        let operation = Operation::Create { parent, name, new, exclusive, truncate: flags.truncate };
+        match core.ask(caller, operation).await? {
+            Reply::Created { attributes, .. } => {
+                let inode = core.caches.inodes.get(attributes.inode);
+                let mut state = inode.state();
+                if flags.truncate {
+                    core.forget_unwritten(&mut state);
+                }
+                state.opens_sent += 1;
+                let opened = core.opened(&inode, &mut state, &attributes, flags);
+                let attributed = core.attributed(&state, &attributes);
+                Ok((attributed, opened))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Opens a file whose attributes are leased: the service is told, but not waited for.
+    pub fn cached_open(&self, inode: InodeNumber, flags: OpenFlags) -> Option<Result<Opened, Errno>> {
+        let core = &self.core;
+        if (flags.write || flags.truncate) && core.options.read_only {
+            return Some(Err(Errno::ReadOnly));
+        }
+        if flags.truncate || !core.session.lease_is_valid() {
+            return None;
+        }
+        let inode = core.inode(inode);
+        let mut state = inode.state();
+        let attributes = state.attributes?;
+        if state.stale {
+            return None;
+        }
+        if state.opens_sent == 0 {
+            core.send_open(&mut state, &inode);
+        }
+        Some(Ok(core.opened(&inode, &mut state, &attributes, flags)))
+    }
+
+    /// Opens a file.
+    pub async fn open(&self, caller: Caller, inode: InodeNumber, flags: OpenFlags) -> Result<Opened, Errno> {
+        if let Some(answer) = self.cached_open(inode, flags) {
+            return answer;
+        }
+        let core = &self.core;
+        let inode = core.inode(inode);
+        // Nothing that was written before may be committed after the content is gone.
+        let _turn = if flags.truncate { Some(inode.turn.lock().await) } else { None };
+        if flags.truncate {
+            core.forget_unwritten(&mut inode.state());
+        }
+        match core.ask(caller, Operation::Open { inode: inode.number, truncate: flags.truncate }).await? {
+            Reply::Attributes(attributes) => {
+                let mut state = inode.state();
+                state.stale = false;
+                state.opens_sent += 1;
+                Ok(core.opened(&inode, &mut state, &attributes, flags))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes, if there is room in the buffer and nothing to wait for: copies `data` once.
+    pub fn try_write(
+        &self,
+        caller: &Caller,
+        inode: InodeNumber,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+    ) -> Option<Result<u32, Errno>> {
+        let _ = inode;
+        let core = &self.core;
+        let (inode, flags) = match core.file(handle) {
+            Ok(file) => file,
+            Err(errno) => return Some(Err(errno)),
+        };
+        if flags.direct || flags.synchronous {
+            return None;
+        }
+        let mut offset = offset;
+        if flags.append {
+            offset = core.append_offset(&inode, offset)?;
+        }
+        match core.buffer(caller, &inode, offset, data) {
+            Ok(true) => Some(Ok(length_of(data))),
+            Ok(false) => None,
+            Err(errno) => Some(Err(errno)),
+        }
+    }
+
+    /// Writes into the buffer; waits for room in it. With `O_APPEND` the offset is the end of the file as the service
+    /// knows it. With `O_DIRECT` or `O_SYNC` the bytes are stored before this returns.
+    pub async fn write(
+        &self,
+        caller: Caller,
+        inode: InodeNumber,
+        handle: Handle,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<u32, Errno> {
+        let _ = inode;
+        let core = &self.core;
+        let (inode, flags) = core.file(handle)?;
+        let deadline = Instant::now() + core.options.write_limit;
+        loop {
+            let mut at = offset;
+            if flags.append {
+                at = match core.append_offset(&inode, offset) {
+                    Some(at) => at,
+                    None => core.append_offset_asked(&caller, &inode, offset).await?,
+                };
+            }
+            if core.buffer(&caller, &inode, at, &data)? {
+                break;
+            }
+            // Memory is freed as data is stored. If that does not happen, the buckets are out of reach.
+            core.writer.notify_one();
+            let room = core.caches.budget.wait_for_room(data.len() as u64);
+            if tokio::time::timeout_at(deadline, room).await.is_err() {
+                return Err(Errno::InputOutput);
+            }
+        }
+        if flags.direct || flags.synchronous {
+            core.flush_inode(&inode).await?;
+        }
+        Ok(length_of(&data))
+    }
+
+    /// `close` of one descriptor, done at once: nothing is unwritten, nothing to tell, no lock to give back.
+    pub fn try_flush(&self, inode: InodeNumber, handle: Handle, lock_owner: u64) -> Option<Result<(), Errno>> {
+        let _ = inode;
+        let core = &self.core;
+        let Some(HandleState::File(inode, _)) = core.handle(handle) else { return Some(Err(Errno::BadHandle)) };
+        if lock(&core.caches.locks).holds(inode.number, LockFamily::Record, lock_owner) {
+            return None;
+        }
+        let mut state = inode.state();
+        if !state.dirty.is_empty() {
+            return None;
+        }
+        Some(state.error.take().map_or(Ok(()), Err))
+    }
+
+    /// `close` of one descriptor: with durability `close` returns when everything written to the inode is stored. Gives back
+    /// the record locks of the owner.
+    pub async fn flush(&self, caller: Caller, inode: InodeNumber, handle: Handle, lock_owner: u64) -> Result<(), Errno> {
+        let _ = inode;
+        let core = &self.core;
+        let Some(HandleState::File(inode, _)) = core.handle(handle) else { return Err(Errno::BadHandle) };
+        let locked = lock(&core.caches.locks).holds(inode.number, LockFamily::Record, lock_owner);
+        // Whoever gets the lock next must see what was written under it.
+        let flushed = if locked || core.session.format().settings.durability == Durability::Close {
+            core.flush_inode(&inode).await
+        } else {
+            core.write_out_in_background(&inode);
+            core.take_error(&inode)
+        };
+        if locked {
+            core.unlock_all(caller, &inode, LockFamily::Record, lock_owner).await?;
+        }
+        flushed
+    }
+
+    /// `fsync`: returns when everything written to the inode is durable.
+    pub async fn fsync(&self, caller: Caller, inode: InodeNumber, handle: Handle) -> Result<(), Errno> {
+        let _ = (caller, inode);
+        let (inode, _) = self.core.file(handle)?;
+        self.core.flush_inode(&inode).await
+    }
+
+    /// `fsync` of a directory: whatever was answered is durable already.
+    #[allow(clippy::unused_async)] // Like its neighbours, for the adapter's sake.
+    pub async fn fsync_directory(&self, caller: Caller, inode: InodeNumber) -> Result<(), Errno> {
+        let _ = (caller, inode);
+        Ok(())
+    }
+
+    /// Gives a handle back. Never waits: what remains to be done goes on in the background. `flock_owner` is the owner whose
+    /// `flock` ends with this.
+    pub fn release(&self, inode: InodeNumber, handle: Handle, flock_owner: Option<u64>) {
+        let _ = inode;
+        let core = &self.core;
+        let Some(HandleState::File(inode, _)) = core.take_handle(handle) else { return };
+        let unlock = flock_owner.filter(|owner| lock(&core.caches.locks).holds(inode.number, LockFamily::Flock, *owner));
+        let unwritten = {
+            let mut state = inode.state();
+            state.handles = state.handles.saturating_sub(1);
+            !state.dirty.is_empty()
+        };
+        if unlock.is_none() && !unwritten {
+            core.send_releases(&inode);
+            return;
+        }
+        let core = Arc::clone(core);
+        core.runtime.clone().spawn(async move {
+            // Memory maps are written after the last `flush`.
+            core.write_out(&inode, Urgency::Flush).await;
+            if let Some(owner) = unlock
+                && let Err(errno) = core.unlock_all(Caller::ROOT, &inode, LockFamily::Flock, owner).await
+            {
+                tracing::warn!(inode = %inode.number, %errno, "a lock could not be given back; it ends with the session");
+            }
+            core.send_releases(&inode);
+        });
+    }
+}
+
+impl Core {
+    fn opened(&self, inode: &Arc<Inode>, state: &mut InodeState, attributes: &Attributes, flags: OpenFlags) -> Opened {
+        state.handles += 1;
+        let version = state.attributes.as_ref().unwrap_or(attributes).content_version;
+        let keep_cache = state.pages_version == Some(version);
+        state.pages_version = state.attributes.map(|attributes| attributes.content_version);
+        let handle = self.add_handle(HandleState::File(Arc::clone(inode), flags));
+        Opened { handle, keep_cache }
+    }
+
+    /// Tells the service that nothing is open here any more.
+    fn send_releases(&self, inode: &Inode) {
+        let mut state = inode.state();
+        if state.handles > 0 {
+            return;
+        }
+        for _ in 0..std::mem::take(&mut state.opens_sent) {
+            drop(self.session.request(Caller::ROOT, Operation::Release { inode: inode.number }));
+        }
+    }
+
+    /// The content is gone: what was to be written to it, too.
+    fn forget_unwritten(&self, state: &mut InodeState) {
+        let before = state.dirty.bytes();
+        state.dirty.clear();
+        self.caches.budget.adjust(before, 0);
+    }
+
+    /// Copies into the buffer. `false` if there is no room.
+    fn buffer(self: &Arc<Self>, caller: &Caller, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<bool, Errno> {
+        self.check_writable()?;
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
+            return Err(Errno::FileTooBig);
+        }
+        let length = data.len() as u64;
+        let mut state = inode.state();
+        if let Some(errno) = state.error.take() {
+            return Err(errno);
+        }
+        if state.stale {
+            return Err(Errno::Stale);
+        }
+        if !self.caches.budget.try_take(length) {
+            return Ok(false);
+        }
+        let before = state.dirty.bytes();
+        let was_empty = state.dirty.is_empty();
+        let time = (self.options.clock)();
+        let sealed = state.dirty.write(offset, data, self.options.object_size_bytes, Instant::now(), time);
+        state.dirty.clear_privileges |= caller.user != 0;
+        let after = state.dirty.bytes();
+        let scattered = state.dirty.open_ranges() > OPEN_RANGES_MAX;
+        drop(state);
+        // Taken before for the most that it could be: an overwrite takes nothing.
+        self.caches.budget.adjust(before + length, after);
+        if was_empty {
+            self.mark_dirty(inode);
+        }
+        if sealed {
+            self.upload_sealed(inode);
+        }
+        if scattered {
+            self.write_out_in_background(inode);
+        }
+        Ok(true)
+    }
+
+    /// Where an append goes, if the size is leased.
+    fn append_offset(&self, inode: &Inode, believed: u64) -> Option<u64> {
+        if !self.session.lease_is_valid() {
+            return None;
+        }
+        let size = inode.state().seen_attributes()?.size_bytes;
+        self.append_at(inode, size, believed);
+        Some(size)
+    }
+
+    async fn append_offset_asked(&self, caller: &Caller, inode: &Inode, believed: u64) -> Result<u64, Errno> {
+        match self.ask(caller.clone(), Operation::GetAttributes { inode: inode.number }).await? {
+            Reply::Attributes(attributes) => {
+                let size = inode.state().seen(&attributes).size_bytes;
+                self.append_at(inode, size, believed);
+                Ok(size)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The kernel keeps the bytes in its pages where it believed the end to be.
+    fn append_at(&self, inode: &Inode, size: u64, believed: u64) {
+        if size != believed {
+            self.caches.drop_kernel_pages(inode.number);
+        }
+    }
+
+    /// Stores everything that was written to the inode, and tells what went wrong with it.
+    pub async fn flush_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), Errno> {
+        let limit = self.options.write_limit + FLUSH_GRACE;
+        if timeout(limit, self.write_out(inode, Urgency::Flush)).await.is_err() {
+            return Err(Errno::InputOutput);
+        }
+        self.take_error(inode)
+    }
+
+    /// What went wrong, once.
+    #[allow(clippy::unused_self)]
+    pub fn take_error(&self, inode: &Inode) -> Result<(), Errno> {
+        inode.state().error.take().map_or(Ok(()), Err)
+    }
+
+    async fn unlock_all(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        family: LockFamily,
+        owner: u64,
+    ) -> Result<(), Errno> {
+        let lock = Lock { family, kind: LockKind::Unlock, start: 0, end: u64::MAX, owner, process: 0 };
+        match self.ask(caller, Operation::SetLock { inode: inode.number, lock, wait: false }).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// FUSE writes are far below 4 GiB.
+fn length_of(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap_or(u32::MAX)
+}

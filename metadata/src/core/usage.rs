@@ -1,0 +1,219 @@
+//! Usage of directories and their limits.
+//!
+//! # Invariants
+//!
+//! * `U<directory>` is exactly the allocated bytes and the inodes of everything below the directory, at any depth, without
+//!   the directory itself. A file with several names is counted once, in the directory of its first name.
+//! * What has no name (trash, orphans) is counted in no directory, but in the totals of the volume.
+//! * An operation that increases what a directory's limits count, beyond a limit, fails; one that does not, never does.
+//!   So a limit may be set below what is used.
+
+use twinshore_protocol::reply::FileSystemUsage;
+use twinshore_protocol::{Errno, InodeNumber};
+
+use super::keys;
+use super::transaction::{Attempt, Transaction, corrupt};
+use super::values::{InodeRow, Place, QuotaRow, UsageRow};
+
+/// The usage of a directory during an operation.
+pub(super) struct UsageState {
+    pub(super) row: Option<UsageRow>,
+    pub(super) original: Option<UsageRow>,
+    /// What the operation added, as far as limits apply to it.
+    growth: Change,
+}
+
+/// A change of usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) bytes: i64,
+    pub(super) inodes: i64,
+}
+
+impl Change {
+    /// So much more.
+    pub(super) fn plus(bytes: u64, inodes: u64) -> Self {
+        Self {
+            bytes: bytes.cast_signed(),
+            inodes: inodes.cast_signed(),
+        }
+    }
+
+    /// The opposite.
+    pub(super) fn negated(self) -> Self {
+        Self {
+            bytes: -self.bytes,
+            inodes: -self.inodes,
+        }
+    }
+
+    fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Do limits apply to a change?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limits {
+    /// Yes.
+    Apply,
+    /// No: nobody asked for it. (The second name of a file becomes its first because another was removed.)
+    Ignore,
+}
+
+/// The deepest tree. Only a cycle, which is damage, is deeper.
+const DEPTH_MAX: usize = 1 << 20;
+
+impl Transaction<'_> {
+    /// The usage of a directory.
+    pub(super) fn usage(&mut self, directory: InodeNumber) -> Attempt<UsageRow> {
+        self.load_usage(directory)?;
+        let row = self.usage.get(&directory).and_then(|state| state.row);
+        Ok(row.ok_or_else(|| corrupt(&keys::usage(directory), "a directory has no usage"))?)
+    }
+
+    fn load_usage(&mut self, directory: InodeNumber) -> Attempt<()> {
+        if !self.usage.contains_key(&directory) {
+            let row = self.get(&keys::usage(directory))?;
+            self.usage.insert(
+                directory,
+                UsageState {
+                    row,
+                    original: row,
+                    growth: Change::default(),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Writes, or removes, the usage of a directory.
+    pub(super) fn set_usage(&mut self, directory: InodeNumber, row: Option<UsageRow>) -> Attempt<()> {
+        self.load_usage(directory)?;
+        if let Some(state) = self.usage.get_mut(&directory) {
+            state.row = row;
+        }
+        Ok(())
+    }
+
+    /// Counts a change below a directory, in it and in all that hold it.
+    pub(super) fn charge(&mut self, directory: InodeNumber, change: Change, limits: Limits) -> Attempt<()> {
+        if change.is_nothing() {
+            return Ok(());
+        }
+        let mut next = directory;
+        for _ in 0..DEPTH_MAX {
+            let mut row = self.usage(next)?;
+            let (Some(bytes), Some(inodes)) = (
+                row.bytes.checked_add_signed(change.bytes),
+                row.inodes.checked_add_signed(change.inodes),
+            ) else {
+                return Err(corrupt(&keys::usage(next), "more is removed than was counted").into());
+            };
+            (row.bytes, row.inodes) = (bytes, inodes);
+            if let Some(state) = self.usage.get_mut(&next) {
+                state.row = Some(row);
+                if limits == Limits::Apply {
+                    state.growth.bytes += change.bytes;
+                    state.growth.inodes += change.inodes;
+                }
+            }
+            if next == InodeNumber::ROOT {
+                return Ok(());
+            }
+            next = row.parent;
+        }
+        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+    }
+
+    /// The allocated bytes of an inode have changed by this much.
+    pub(super) fn charge_bytes(&mut self, row: &InodeRow, bytes: i64) -> Attempt<()> {
+        match row.place {
+            Place::Named { parent } => self.charge(parent, Change { bytes, inodes: 0 }, Limits::Apply),
+            Place::Trash { .. } => {
+                let tally = &mut self.totals()?.trash;
+                tally.bytes = tally.bytes.saturating_add_signed(bytes);
+                Ok(())
+            }
+            Place::Orphan { .. } => {
+                let tally = &mut self.totals()?.orphans;
+                tally.bytes = tally.bytes.saturating_add_signed(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Is a directory the same as another or below it?
+    pub(super) fn is_within(&mut self, directory: InodeNumber, ancestor: InodeNumber) -> Attempt<bool> {
+        let mut next = directory;
+        for _ in 0..DEPTH_MAX {
+            if next == ancestor {
+                return Ok(true);
+            }
+            if next == InodeNumber::ROOT {
+                return Ok(false);
+            }
+            next = self.usage(next)?.parent;
+        }
+        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+    }
+
+    /// The nearest directory with limits, this one included, or the root.
+    pub(super) fn quota_directory(&mut self, directory: InodeNumber) -> Attempt<InodeNumber> {
+        let mut next = directory;
+        for _ in 0..DEPTH_MAX {
+            if next == InodeNumber::ROOT {
+                return Ok(next);
+            }
+            let row = self.usage(next)?;
+            if row.limited {
+                return Ok(next);
+            }
+            next = row.parent;
+        }
+        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+    }
+
+    /// Usage and limits of a directory, itself included.
+    pub(super) fn directory_usage(&mut self, directory: InodeNumber) -> Attempt<FileSystemUsage> {
+        let row = self.usage(directory)?;
+        let quota = if row.limited {
+            self.get::<QuotaRow>(&keys::quota(directory))?
+        } else {
+            None
+        };
+        Ok(FileSystemUsage {
+            used_bytes: row.bytes,
+            limit_bytes: quota.and_then(|quota| quota.limit_bytes),
+            used_inodes: row.inodes + 1,
+            limit_inodes: quota.and_then(|quota| quota.limit_inodes),
+        })
+    }
+
+    /// Fails if a directory has grown beyond its limits.
+    pub(super) fn check_quotas(&mut self) -> Attempt<()> {
+        let grown: Vec<_> = (self.usage.iter())
+            .filter(|(_, state)| state.growth.bytes > 0 || state.growth.inodes > 0)
+            .filter_map(|(directory, state)| {
+                Some((*directory, state.row.filter(|row| row.limited)?, state.growth))
+            })
+            .collect();
+        for (directory, row, growth) in grown {
+            let Some(quota) = self.get::<QuotaRow>(&keys::quota(directory))? else {
+                return Err(corrupt(&keys::quota(directory), "a limited directory has no limits").into());
+            };
+            let bytes = growth.bytes > 0 && quota.limit_bytes.is_some_and(|limit| row.bytes > limit);
+            let inodes = growth.inodes > 0 && quota.limit_inodes.is_some_and(|limit| row.inodes + 1 > limit);
+            if bytes || inodes {
+                // The volume's own limit looks like a full disk, as statfs reports it.
+                let errno = if directory == InodeNumber::ROOT {
+                    Errno::NoSpace
+                } else {
+                    Errno::QuotaExceeded
+                };
+                return Err(errno.into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! The service in production.
+//!
+//! | thread or task | what it does |
+//! |---|---|
+//! | executor (thread) | owns the [`Service`](super::state::Service) and its view; takes commands one after the other |
+//! | appender (thread) | owns the journal; appends one record at a time, durably |
+//! | two tasks per stream | decode frames into commands; encode messages into frames |
+//! | ticker, HTTP (tasks) | time; `/healthz` and `/metrics` |
+//!
+//! # Limits
+//!
+//! Frames under way to the executor hold permits of one budget of bytes; what is under way to a stream that does not read
+//! is counted, and beyond a limit the stream is closed. Everything else is bounded by the rules of sessions.
+//!
+//! # Failure cases
+//!
+//! A journal or view that fails ends the process: after a failed `fdatasync` nobody knows what is on the disk, and only a
+//! restart, which reads it back, can tell. A full disk does not.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::{Timestamp, VolumeId};
+use twinshore_storage::bucket::Bucket;
+
+use super::recovery::{self, RecoveryError};
+use super::state::{Service, ServiceError, ServiceOptions};
+use crate::journal::Journal;
+use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions};
+use crate::view::ViewStore;
+
+mod appender;
+mod archiving;
+mod executor;
+mod http;
+mod metrics;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use executor::{Command, Executor};
+
+/// Commands under way to the executor: enough that it never runs dry, few enough that a tick is not late.
+const COMMANDS_MAX: usize = 1024;
+
+/// How long streams may take to end after a stop, in all.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What [`serve`] needs.
+pub struct ServeOptions {
+    /// The data directory: journal and view.
+    pub data_dir: PathBuf,
+    /// The volume that must be in it, if known.
+    pub volume: Option<VolumeId>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where `/healthz` and `/metrics` are, if anywhere.
+    pub http: Option<SocketAddr>,
+    /// The buckets to archive to, by side.
+    pub buckets: [Option<Arc<dyn Bucket>>; 2],
+    /// How the data directory uses disk and memory.
+    pub directory: DirectoryOptions,
+    /// Limits of the service.
+    pub service: ServiceOptions,
+    /// Told the addresses really listened on, once the service is ready.
+    pub ready: Option<oneshot::Sender<Addresses>>,
+}
+
+impl ServeOptions {
+    /// Options with defaults for all that has one.
+    pub fn new(data_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data_dir,
+            volume: None,
+            listen,
+            http: None,
+            buckets: [None, None],
+            directory: DirectoryOptions::default(),
+            service: ServiceOptions::default(),
+            ready: None,
+        }
+    }
+}
+
+/// Where a service listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// For clients.
+    pub listen: SocketAddr,
+    /// For people and probes.
+    pub http: Option<SocketAddr>,
+}
+
+/// The service cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Replay.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The state machine.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// An address is taken or not ours.
+    #[error("cannot listen on {address}: choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The gRPC server.
+    #[error("the server for clients failed")]
+    Server(#[source] tonic::transport::Error),
+    /// It had to stop.
+    #[error("the metadata service stopped: {0}")]
+    Stopped(String),
+}
+
+/// Makes the data directory of a new volume. Blocks.
+pub fn create_volume(data_dir: &std::path::Path, format: &VolumeFormat) -> Result<(), ServeError> {
+    let mut directory = DataDirectory::create(data_dir, format, DirectoryOptions::default())?;
+    recovery::create(&mut directory.journal, &mut directory.view, format, wall_clock())?;
+    directory.view.persist().map_err(RecoveryError::from)?;
+    Ok(())
+}
+
+/// Serves a volume until `stop` is ready, or something fails.
+pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+    let ServeOptions { data_dir, volume, listen, http, buckets, directory, service: service_options, ready } = options;
+    // First, so that clients that come during the replay wait instead of being refused.
+    let listener = bind(listen).await?;
+    let http_listener = match http {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let DataDirectory { format, mut journal, mut view, lock } = DataDirectory::open(&data_dir, volume, directory)?;
+    if journal.tail().map_err(RecoveryError::from)?.position == twinshore_protocol::Position::ZERO {
+        // The creation was cut off between the directory and its first record.
+        recovery::create(&mut journal, &mut view, &format, wall_clock())?;
+    }
+    let tail = recovery::recover(&mut journal, &mut view, format.volume)?;
+    tracing::info!(volume = %format.volume, position = tail.position.0, epoch = tail.epoch.0, "recovered");
+    let reader = journal.reader();
+
+    let clock = Clock::start();
+    let (service, outputs) = Service::start(view, tail, clock.now(), service_options)?;
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let metrics = Arc::new(metrics::Metrics::new());
+    let (appends, appender) = appender::start(Box::new(journal), commands.clone(), Arc::clone(&metrics))?;
+    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends.clone())?;
+
+    let addresses = Addresses {
+        listen: listener.local_addr().map_err(|source| ServeError::Listen { address: listen, source })?,
+        http: match (&http_listener, http) {
+            (Some(listener), Some(address)) => {
+                Some(listener.local_addr().map_err(|source| ServeError::Listen { address, source })?)
+            }
+            _ => None,
+        },
+    };
+    let (stopping, stopped) = watch::channel(false);
+    let ticker = tokio::spawn(tick(commands.clone()));
+    let http_server = http_listener
+        .map(|listener| tokio::spawn(http::serve(listener, commands.clone(), metrics, stopped.clone())));
+    let archiver = archiving::start(archiving::Parts {
+        buckets,
+        reader,
+        commands: commands.clone(),
+        appends,
+        stopped: stopped.clone(),
+    });
+    let server = tokio::spawn(streams::serve(listener, commands.clone(), stopped));
+    if let Some(ready) = ready {
+        // Whoever asked may have lost interest.
+        let _ = ready.send(addresses);
+    }
+    tracing::info!(listen = %addresses.listen, "ready");
+
+    let mut ended = ended;
+    let mut failure = None;
+    tokio::select! {
+        biased;
+        reason = &mut ended => failure = Some(reason.unwrap_or_else(|_| Some("its executor ended".into()))),
+        () = stop => {}
+    }
+    // Accept nothing more, finish what is executed, end the streams.
+    let _ = stopping.send(true);
+    ticker.abort();
+    if failure.is_none() {
+        let _ = commands.send(Command::Stop).await;
+        failure = Some(ended.await.unwrap_or_else(|_| Some("its executor ended".into())));
+    }
+    drop(commands);
+    if let Some(archiver) = archiver {
+        join("the archiver", archiver).await;
+    }
+    if let Some(http_server) = http_server {
+        join("the HTTP server", http_server).await;
+    }
+    let served = tokio::time::timeout(STOP_DEADLINE, server).await;
+    for thread in [executor, appender] {
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            failure = Some(Some("one of its threads panicked".into()));
+        }
+    }
+    drop(lock);
+    if let Some(Some(reason)) = failure {
+        return Err(ServeError::Stopped(reason));
+    }
+    match served {
+        Ok(Ok(Err(error))) => Err(ServeError::Server(error)),
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Err(_)) => Err(ServeError::Stopped("the server for clients panicked".into())),
+        // A stream that does not end is cut with the process.
+        Err(_) => Ok(()),
+    }
+}
+
+async fn join(what: &'static str, task: tokio::task::JoinHandle<()>) {
+    match tokio::time::timeout(STOP_DEADLINE, task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "{what} failed"),
+        Err(_) => tracing::warn!("{what} did not stop in time"),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+}
+
+async fn tick(commands: mpsc::Sender<Command>) {
+    let mut interval = tokio::time::interval(super::state::TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if commands.send(Command::Tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    started: std::time::Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { started: std::time::Instant::now() }
+    }
+
+    fn now(&self) -> super::state::Instants {
+        super::state::Instants { wall: wall_clock(), monotonic: self.started.elapsed() }
+    }
+}
+
+fn wall_clock() -> Timestamp {
+    // A clock before 1970 is a machine without one.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::since_epoch(since)
+}

@@ -1,0 +1,208 @@
+//! The gRPC server: the stream of each client, frames in both directions.
+//!
+//! A frame holds the messages that were ready when it was written, up to [`FRAME_TARGET_BYTES`]: under load many, when idle
+//! one, without a timer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+use twinshore_protocol::message::{ClientMessage, SESSION_SECONDS, ServerMessage};
+use twinshore_protocol::wire::grpc::metadata_server::{Metadata, MetadataServer};
+use twinshore_protocol::wire::grpc::{ClientFrame, ServerFrame};
+use twinshore_protocol::wire::{self, FRAME_MAX_BYTES, FRAME_TARGET_BYTES, WireError};
+
+use super::executor::{Command, Egress};
+use crate::service::state::{ConnectionId, Input};
+
+/// Bytes of frames that are under way to the executor, of all streams. At least [`FRAME_MAX_BYTES`].
+const INGRESS_BYTES_MAX: usize = 64 << 20;
+
+/// Frames handed to HTTP/2 and not yet written.
+const FRAMES_AHEAD: usize = 2;
+
+/// Messages taken from the executor's queue at a time.
+const MESSAGES_AT_ONCE: usize = 512;
+
+/// How many new connections may be opened but not accepted; a stream without a word for a session's life is closed.
+const HELLO_DEADLINE: Duration = Duration::from_secs(SESSION_SECONDS);
+
+/// TCP and HTTP/2 find out about a peer that vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+struct Streams {
+    commands: mpsc::Sender<Command>,
+    next_connection: AtomicU64,
+    ingress: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Serves clients until `stopped`. The one place where the server is built.
+pub(super) async fn serve(
+    listener: TcpListener,
+    commands: mpsc::Sender<Command>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let streams = Streams {
+        commands,
+        next_connection: AtomicU64::new(1),
+        ingress: Arc::new(Semaphore::new(INGRESS_BYTES_MAX)),
+        stopped: stopped.clone(),
+    };
+    let service = MetadataServer::new(streams)
+        .max_decoding_message_size(FRAME_MAX_BYTES)
+        .max_encoding_message_size(FRAME_MAX_BYTES);
+    let incoming = futures::StreamExt::map(TcpListenerStream::new(listener), |accepted| {
+        if let Ok(stream) = &accepted
+            && let Err(error) = stream.set_nodelay(true)
+        {
+            tracing::warn!(%error, "a connection stays slow: its small packets cannot be hurried");
+        }
+        accepted
+    });
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(Some(4 << 20))
+        .initial_connection_window_size(Some(8 << 20))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, async move {
+            let mut stopped = stopped;
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        })
+        .await
+}
+
+#[tonic::async_trait]
+impl Metadata for Streams {
+    type SessionStream = ReceiverStream<Result<ServerFrame, Status>>;
+
+    async fn session(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+        let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        let (messages, outgoing) = mpsc::unbounded_channel();
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (paused, is_paused) = watch::channel(false);
+        let egress = Egress { messages, queued_bytes: Arc::clone(&queued_bytes), paused };
+        let gone = |_| Status::unavailable("the metadata service is stopping");
+        self.commands.send(Command::Connected(connection, egress)).await.map_err(gone)?;
+        let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
+        let (ended, has_ended) = watch::channel(false);
+        tokio::spawn(write(outgoing, queued_bytes, frames, ended));
+        let reader = Reader {
+            connection,
+            frames: request.into_inner(),
+            commands: self.commands.clone(),
+            ingress: Arc::clone(&self.ingress),
+            is_paused,
+            has_ended,
+            stopped: self.stopped.clone(),
+        };
+        tokio::spawn(reader.run());
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+struct Reader {
+    connection: ConnectionId,
+    frames: Streaming<ClientFrame>,
+    commands: mpsc::Sender<Command>,
+    ingress: Arc<Semaphore>,
+    is_paused: watch::Receiver<bool>,
+    /// The other half has ended: the executor has closed the stream, or the client is gone.
+    has_ended: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let mut has_ended = self.has_ended.clone();
+        let mut stopped = self.stopped.clone();
+        let connection = self.connection;
+        let commands = self.commands.clone();
+        tokio::select! {
+            biased;
+            _ = has_ended.wait_for(|ended| *ended) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = self.read() => {}
+        }
+        // Without an executor nobody needs to know.
+        let _ = commands.send(Command::Input(Input::Disconnected { connection })).await;
+    }
+
+    async fn read(&mut self) {
+        let mut deadline = Some(HELLO_DEADLINE);
+        loop {
+            if self.is_paused.wait_for(|paused| !*paused).await.is_err() {
+                return;
+            }
+            let frame = match deadline.take() {
+                Some(limit) => match tokio::time::timeout(limit, self.frames.message()).await {
+                    Ok(frame) => frame,
+                    Err(_) => return,
+                },
+                None => self.frames.message().await,
+            };
+            let frame = match frame {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return,
+                Err(status) => {
+                    tracing::debug!(connection = self.connection.0, %status, "a stream broke");
+                    return;
+                }
+            };
+            let bytes: usize = frame.messages.iter().map(Bytes::len).sum();
+            let permits = u32::try_from(bytes.clamp(1, INGRESS_BYTES_MAX)).unwrap_or(u32::MAX);
+            let Ok(permits) = Arc::clone(&self.ingress).acquire_many_owned(permits).await else { return };
+            let messages: Result<Vec<ClientMessage>, WireError> =
+                frame.messages.iter().map(|message| wire::decode(message)).collect();
+            match messages {
+                Ok(messages) => {
+                    let command = Command::Messages(self.connection, messages, permits);
+                    if self.commands.send(command).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(connection = self.connection.0, %error, "a client sent what is no message");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Encodes messages into frames until the executor or the client ends the stream.
+async fn write(
+    mut outgoing: mpsc::UnboundedReceiver<(ServerMessage, usize)>,
+    queued_bytes: Arc<AtomicUsize>,
+    frames: mpsc::Sender<Result<ServerFrame, Status>>,
+    ended: watch::Sender<bool>,
+) {
+    let mut ready = Vec::new();
+    'stream: while outgoing.recv_many(&mut ready, MESSAGES_AT_ONCE).await > 0 {
+        let mut messages = Vec::new();
+        let mut frame_bytes = 0;
+        let mut weight = 0;
+        let mut rest = ready.drain(..).peekable();
+        while let Some((message, message_weight)) = rest.next() {
+            let encoded = wire::encode(&message);
+            frame_bytes += encoded.len();
+            weight += message_weight;
+            messages.push(encoded);
+            if frame_bytes >= FRAME_TARGET_BYTES || rest.peek().is_none() {
+                let frame = ServerFrame { messages: std::mem::take(&mut messages) };
+                frame_bytes = 0;
+                if frames.send(Ok(frame)).await.is_err() {
+                    break 'stream;
+                }
+                queued_bytes.fetch_sub(std::mem::take(&mut weight), Ordering::Relaxed);
+            }
+        }
+    }
+    ended.send_replace(true);
+}

@@ -1,0 +1,321 @@
+//! Telling holders of a change, waiting for them, and releasing replies.
+//!
+//! A change is answered when every other holder has acknowledged it, or its lease has ended. Two exceptions keep this free of
+//! circles: the session that made the change is not told (its kernel holds the locks that the notification needs), and a
+//! session that has itself a reply waiting for acknowledgements is told but not waited for.
+
+use std::collections::BTreeMap;
+
+use twinshore_protocol::message::{Invalidation, ServerMessage};
+use twinshore_protocol::{InodeNumber, Operation, SessionId};
+
+use super::batch::Held;
+use super::leases::{grants_of, inode_of};
+use super::session::Outstanding;
+use super::{Fault, Service, WaitId};
+use crate::service::overlay::Depth;
+use crate::view::ViewStore;
+
+/// A session that sends heartbeats but does not acknowledge for so long is stuck (its kernel does not take notifications).
+/// Its stream is closed: without it the lease ends by itself.
+const ACKNOWLEDGE_SECONDS_MAX: u64 = 30;
+
+/// A reply that waits for acknowledgements.
+#[derive(Debug)]
+pub(super) struct Wait {
+    held: Held,
+    position: twinshore_protocol::Position,
+    /// For whom, with the number of the `Invalidate` (0 for a session whose caches are not known).
+    remaining: BTreeMap<SessionId, u64>,
+    /// The generation of the session's stream when the reply became a grant.
+    generation: u32,
+    /// What of the reply has changed since it was made.
+    stale: Vec<Invalidation>,
+}
+
+impl<V: ViewStore> Service<V> {
+    /// Releases an executed request whose records are committed.
+    pub(super) fn release(&mut self, held: Held, position: twinshore_protocol::Position) {
+        if let Err(error) = &held.result
+            && held.operation.is_mutation()
+            && let Some(session) = self.sessions.get_mut(&held.session)
+        {
+            session.remember_failure(held.number, *error);
+        }
+        let waiting_for = self.recall(Some(held.session), &held.changes);
+        self.unmark_removed(&held);
+        self.grant(&held);
+        self.take_effect(&held);
+        if waiting_for.is_empty() {
+            self.reply(held.session, held.number, position, held.result);
+            return;
+        }
+        let id = WaitId(self.next_wait);
+        self.next_wait += 1;
+        for (other, number) in &waiting_for {
+            if let Some(other) = self.sessions.get_mut(other) {
+                other.waited_by.insert(id);
+                if let Some(outstanding) = other.outstanding.get_mut(number) {
+                    outstanding.wait = Some(id);
+                }
+            }
+        }
+        let Some(session) = self.sessions.get_mut(&held.session) else { return };
+        session.waiting.insert(id);
+        let generation = session.generation;
+        let waited_by = std::mem::take(&mut session.waited_by);
+        let own = held.session;
+        self.numbers.recalls_waited += 1;
+        self.waits.insert(id, Wait { held, position, remaining: waiting_for, generation, stale: Vec::new() });
+        // From now on nobody waits for this session.
+        for wait in waited_by {
+            self.stop_waiting(wait, own);
+        }
+    }
+
+    /// A name was removed, which nobody has been told yet: what it named must not be cleaned up meanwhile.
+    pub(super) fn mark_removed(&mut self, held: &Held) {
+        if removes_names(held) {
+            for change in &held.changes {
+                *self.unacknowledged.entry(inode_of(change)).or_default() += 1;
+            }
+        }
+    }
+
+    /// Everybody has been told, or the removal will never be.
+    pub(super) fn unmark_removed(&mut self, held: &Held) {
+        if removes_names(held) {
+            for change in &held.changes {
+                self.settle_inode(inode_of(change));
+            }
+            self.background.poke();
+        }
+    }
+
+    /// A reply that was made once before is sent again. It grants nothing, as what it tells of may have changed since: what
+    /// it carries is invalidated right after it.
+    pub(super) fn hold_replayed(&mut self, depth: Depth, held: Held) {
+        let session = held.session;
+        let mut grants = Vec::new();
+        grants_of(&held.operation, &held.result, &mut grants);
+        let stale: Vec<_> = grants.into_iter().map(|(inode, _)| Invalidation::Everything(inode)).collect();
+        if depth == Depth::Committed {
+            self.reply(session, held.number, self.tail.position, held.result);
+            self.push(session, stale);
+        } else {
+            self.hold(depth, held);
+        }
+    }
+
+    /// Tells everybody of changes that no request made.
+    pub(super) fn tell(&mut self, changes: &[Invalidation]) {
+        self.recall(None, changes);
+    }
+
+    /// Tells the other holders of changes; answers for whom to wait.
+    fn recall(&mut self, cause: Option<SessionId>, changes: &[Invalidation]) -> BTreeMap<SessionId, u64> {
+        let mut told: BTreeMap<SessionId, Vec<Invalidation>> = BTreeMap::new();
+        let sessions = &self.sessions;
+        for change in changes {
+            self.leases.recall(
+                change,
+                cause,
+                |session| sessions.get(&session).map(|session| session.generation),
+                |session, item| told.entry(session).or_default().push(item),
+            );
+        }
+        if !changes.is_empty() {
+            // A reply that is still held here was made before these changes.
+            for wait in self.waits.values_mut() {
+                if Some(wait.held.session) == cause || told.contains_key(&wait.held.session) {
+                    wait.stale.extend(changes.iter().cloned());
+                }
+            }
+        }
+        let mut waiting_for = BTreeMap::new();
+        for (session, items) in told {
+            if self.faults.take(Fault::LoseOneRecall) {
+                continue;
+            }
+            let number = self.push(session, items);
+            if self.is_waited_for(session) {
+                waiting_for.insert(session, number);
+            }
+        }
+        if !changes.is_empty() && self.grace {
+            let unknown = self.sessions.iter().filter(|(id, state)| state.holds_everything && Some(**id) != cause);
+            let unknown: Vec<_> = unknown.map(|(id, _)| *id).filter(|id| self.is_waited_for(*id)).collect();
+            for session in unknown {
+                waiting_for.entry(session).or_insert(0);
+            }
+        }
+        waiting_for
+    }
+
+    fn is_waited_for(&self, session: SessionId) -> bool {
+        self.sessions
+            .get(&session)
+            .is_some_and(|state| state.waiting.is_empty() && state.lease_until > self.now.monotonic)
+    }
+
+    /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: a new
+    /// stream begins without leases.
+    fn push(&mut self, id: SessionId, items: Vec<Invalidation>) -> u64 {
+        let Some(session) = self.sessions.get_mut(&id) else { return 0 };
+        if items.is_empty() {
+            return 0;
+        }
+        let number = session.next_invalidation;
+        session.next_invalidation += 1;
+        let inodes: Vec<InodeNumber> = items.iter().map(inode_of).collect();
+        for inode in &inodes {
+            *self.unacknowledged.entry(*inode).or_default() += 1;
+        }
+        session.outstanding.insert(number, Outstanding { since: self.now.monotonic, wait: None, inodes });
+        self.numbers.invalidations += items.len() as u64;
+        if let Some(connection) = session.connection {
+            self.send(connection, ServerMessage::Invalidate { number, items });
+        }
+        number
+    }
+
+    /// Makes the session a holder of what a reply carries.
+    fn grant(&mut self, held: &Held) {
+        let Some(session) = self.sessions.get(&held.session) else { return };
+        if session.connection.is_none() {
+            // Nobody will receive it.
+            return;
+        }
+        let generation = session.generation;
+        let mut grants = Vec::new();
+        grants_of(&held.operation, &held.result, &mut grants);
+        for (inode, kinds) in grants {
+            self.leases.grant(held.session, generation, inode, kinds);
+        }
+        while let Some((inode, holder)) = self.leases.overflow() {
+            self.push(holder, vec![Invalidation::Everything(inode)]);
+        }
+    }
+
+    /// A holder has dropped what it was told to.
+    pub(super) fn acknowledged(&mut self, session: SessionId, number: u64) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(outstanding) = state.outstanding.remove(&number) else { return };
+        self.settle(&outstanding);
+        if let Some(wait) = outstanding.wait {
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.waited_by.remove(&wait);
+            }
+            self.stop_waiting(wait, session);
+        }
+    }
+
+    fn settle(&mut self, outstanding: &Outstanding) {
+        for inode in &outstanding.inodes {
+            self.settle_inode(*inode);
+        }
+        self.background.poke();
+    }
+
+    fn settle_inode(&mut self, inode: InodeNumber) {
+        if let Some(count) = self.unacknowledged.get_mut(&inode) {
+            *count -= 1;
+            if *count == 0 {
+                self.unacknowledged.remove(&inode);
+            }
+        }
+    }
+
+    /// A reply waits no longer for a session; it is sent if that was the last one.
+    fn stop_waiting(&mut self, id: WaitId, session: SessionId) {
+        let Some(wait) = self.waits.get_mut(&id) else { return };
+        wait.remaining.remove(&session);
+        if !wait.remaining.is_empty() {
+            return;
+        }
+        let Some(wait) = self.waits.remove(&id) else { return };
+        let receiver = wait.held.session;
+        let Some(state) = self.sessions.get_mut(&receiver) else { return };
+        state.waiting.remove(&id);
+        let mut stale = wait.stale;
+        if state.generation != wait.generation {
+            // Another stream has begun: the grant of the reply was lost with the old one.
+            let mut grants = Vec::new();
+            grants_of(&wait.held.operation, &wait.held.result, &mut grants);
+            stale.extend(grants.into_iter().map(|(inode, _)| Invalidation::Everything(inode)));
+        }
+        self.reply(receiver, wait.held.number, wait.position, wait.held.result);
+        self.push(receiver, stale);
+    }
+
+    /// Nobody waits for a session any more: its lease has ended, or it begins anew.
+    pub(super) fn stop_waiting_for(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        for wait in std::mem::take(&mut state.waited_by) {
+            self.stop_waiting(wait, session);
+        }
+    }
+
+    /// Forgets everything that a session may have cached.
+    pub(super) fn drop_leases(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.generation += 1;
+        state.holds_everything = false;
+        let outstanding = std::mem::take(&mut state.outstanding);
+        for outstanding in outstanding.values() {
+            self.settle(outstanding);
+        }
+        self.stop_waiting_for(session);
+    }
+
+    /// Gives up waiting for sessions whose lease has ended.
+    pub(super) fn end_leases(&mut self) {
+        let now = self.now.monotonic;
+        let ended = self.sessions.iter().filter(|(_, state)| state.lease_until <= now);
+        let ended: Vec<_> =
+            ended.filter(|(_, state)| !state.waited_by.is_empty() || state.holds_everything).map(|(id, _)| *id).collect();
+        for session in ended {
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.holds_everything = false;
+            }
+            self.stop_waiting_for(session);
+        }
+    }
+
+    /// Closes the streams of sessions that are alive but do not acknowledge.
+    pub(super) fn close_the_stuck(&mut self) {
+        let now = self.now.monotonic;
+        let limit = std::time::Duration::from_secs(ACKNOWLEDGE_SECONDS_MAX);
+        let stuck = self.sessions.values().filter(|state| {
+            state.outstanding.first_key_value().is_some_and(|(_, oldest)| now.saturating_sub(oldest.since) > limit)
+        });
+        let stuck: Vec<_> = stuck.filter_map(|state| state.connection).collect();
+        for connection in stuck {
+            tracing::warn!(connection = connection.0, "a client does not acknowledge invalidations: closing its stream");
+            self.close(connection);
+        }
+    }
+
+    /// Ends the waits of a session's own replies: there is nobody to send them to.
+    pub(super) fn abandon_waits(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        for id in std::mem::take(&mut state.waiting) {
+            if let Some(wait) = self.waits.remove(&id) {
+                for other in wait.remaining.keys() {
+                    if let Some(other) = self.sessions.get_mut(other) {
+                        other.waited_by.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Can it take the last name from an inode?
+fn removes_names(held: &Held) -> bool {
+    held.mutates
+        && matches!(
+            held.operation,
+            Operation::Unlink { .. } | Operation::RemoveDirectory { .. } | Operation::Rename { .. }
+        )
+}

@@ -1,0 +1,208 @@
+//! Requests of a session, in the order of their numbers, each mutation once.
+
+use twinshore_protocol::{Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId};
+
+use super::batch::Held;
+use super::opens::OPEN_INODES_MAX;
+use super::session::{UnderWay, waits_for_lock};
+use super::{ConnectionId, Fault, Output, Service, ServiceError};
+use crate::core::results::{self, Stored};
+use crate::core::{self, Context};
+use crate::service::overlay::Depth;
+use crate::view::ViewStore;
+
+/// Queued requests of a session weigh at most about this much before its stream is paused: a few commits full of inline
+/// data.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// How many requests of one session run before it is the next one's turn.
+const TURN_REQUESTS: usize = 64;
+
+impl<V: ViewStore> Service<V> {
+    /// A request came.
+    pub(super) fn request(
+        &mut self,
+        id: SessionId,
+        connection: ConnectionId,
+        number: RequestNumber,
+        caller: Caller,
+        operation: Operation,
+    ) -> Result<(), ServiceError> {
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        if !session.receive(number, &operation) {
+            tracing::warn!(session = id.0, number = number.0, "a client broke the protocol: its request is out of order");
+            self.close(connection);
+            return Ok(());
+        }
+        session.hear_request(self.now.monotonic);
+        if session.queue.is_empty() && !self.filling_is_full() {
+            return self.execute(id, number, caller, operation);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        if session.queue.is_empty() {
+            self.ready.push_back(id);
+        }
+        session.queue_bytes += weight(&operation);
+        session.queue.push_back((number, caller, operation));
+        if session.queue_bytes > QUEUE_BYTES_MAX && !session.paused {
+            session.paused = true;
+            self.outputs.push(Output::Pause { connection });
+        }
+        Ok(())
+    }
+
+    /// Executes queued requests while the filling batch takes more, the sessions in turn.
+    pub(super) fn drain(&mut self) -> Result<(), ServiceError> {
+        while !self.filling_is_full() {
+            let Some(id) = self.ready.pop_front() else { return Ok(()) };
+            for _ in 0..TURN_REQUESTS {
+                if self.filling_is_full() {
+                    break;
+                }
+                let Some(session) = self.sessions.get_mut(&id) else { break };
+                let Some((number, caller, operation)) = session.queue.pop_front() else { break };
+                session.queue_bytes -= weight(&operation);
+                self.execute(id, number, caller, operation)?;
+            }
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if session.paused && session.queue_bytes <= QUEUE_BYTES_MAX / 2 {
+                session.paused = false;
+                if let Some(connection) = session.connection {
+                    self.outputs.push(Output::Resume { connection });
+                }
+            }
+            if !session.queue.is_empty() {
+                self.ready.push_back(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes one request against everything executed before it.
+    pub(super) fn execute(
+        &mut self,
+        id: SessionId,
+        number: RequestNumber,
+        caller: Caller,
+        operation: Operation,
+    ) -> Result<(), ServiceError> {
+        let twice = self.faults.is(Fault::ApplyRetryTwice);
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        if session.closing && !self.faults.is(Fault::SkipEpochOrSessionCheck) {
+            return Ok(());
+        }
+        let mut maybe_repeated = number <= session.check_until;
+        if maybe_repeated && !twice {
+            if session.in_flight.contains_key(&number) {
+                // Its reply goes to the present stream.
+                return Ok(());
+            }
+            if let Some(error) = session.failed.get(&number).copied() {
+                self.reply(id, number, self.tail.position, Err(error));
+                return Ok(());
+            }
+        }
+        session.check_until = session.check_until.max(number);
+        let waits_for_lock = waits_for_lock(&operation);
+        session.in_flight.insert(number, UnderWay { opened: None, waits_for_lock });
+        self.numbers.count(&operation);
+        let (near, full_of_opens) = (session.near, self.opens.count(id) >= OPEN_INODES_MAX);
+        if twice {
+            maybe_repeated = false;
+        }
+        let Some(operation) = self.execute_soft(id, number, operation)? else { return Ok(()) };
+        if full_of_opens && matches!(operation, Operation::Open { .. } | Operation::Create { .. }) {
+            self.reply(id, number, self.tail.position, Err(Errno::NoLocks));
+            return Ok(());
+        }
+
+        let view = self.view();
+        let mutation = operation.is_mutation();
+        if mutation && maybe_repeated {
+            let replayed = match results::stored(&view, id, number)? {
+                Stored::Fresh => None,
+                Stored::Replay(reply) => Some(Ok(reply)),
+                // Only a client that breaks the window rule asks for what was overwritten.
+                Stored::TooOld => Some(Err(Errno::InputOutput)),
+            };
+            if let Some(result) = replayed {
+                let depth = view.depth();
+                let opened = self.note_opened(id, number, &operation, &result);
+                let held =
+                    Held { session: id, number, caller, operation, result, mutates: false, changes: Vec::new(), opened };
+                // The reply of the first time is old: what it tells of may have changed since, so it grants nothing.
+                self.hold_replayed(depth, held);
+                return Ok(());
+            }
+        }
+        let open = self.open_inodes(id);
+        let context = Context {
+            now: self.now.wall,
+            position: self.filling_position(),
+            epoch: self.tail.epoch,
+            session: id,
+            near,
+            caller: &caller,
+            open: &open,
+        };
+        let core::Outcome { result, mut mutations, changes } = core::step(&view, &context, &operation)?;
+        let depth = view.depth();
+        let opened = self.note_opened(id, number, &operation, &result);
+        let mutates = !mutations.is_empty();
+        if mutates {
+            if let (Ok(reply), true) = (&result, mutation) {
+                mutations.push(results::remember(id, number, reply));
+            }
+            self.faults.tamper(&mut mutations);
+            self.filling.add_mutations(&mutations);
+        }
+        let held = Held { session: id, number, caller, operation, result, mutates, changes, opened };
+        self.mark_removed(&held);
+        if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
+            self.release(held, self.filling_position());
+        } else {
+            self.hold(if mutates { Depth::Filling } else { depth }, held);
+        }
+        Ok(())
+    }
+
+    /// Counts an open as soon as it is executed: an unlink right after it must see it.
+    fn note_opened(
+        &mut self,
+        id: SessionId,
+        number: RequestNumber,
+        operation: &Operation,
+        result: &Result<Reply, Errno>,
+    ) -> Option<InodeNumber> {
+        let inode = match (operation, result) {
+            (Operation::Open { inode, .. }, Ok(_)) => *inode,
+            (Operation::Create { .. }, Ok(Reply::Created { attributes, .. })) => attributes.inode,
+            _ => return None,
+        };
+        if !self.opens.open(id, inode, 1) {
+            return None;
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.in_flight.insert(number, UnderWay { opened: Some(inode), waits_for_lock: false });
+        }
+        Some(inode)
+    }
+}
+
+/// What a queued request weighs, in bytes of memory, roughly.
+fn weight(operation: &Operation) -> usize {
+    const SMALL: usize = 256;
+    match operation {
+        Operation::Commit { objects, files } => {
+            let inline = files.iter().flat_map(|file| &file.writes).map(|write| match &write.source {
+                ExtentSource::Inline(bytes) => bytes.len() + 64,
+                ExtentSource::Object { .. } | ExtentSource::Reserved => 64,
+            });
+            SMALL + objects.len() * 64 + inline.sum::<usize>()
+        }
+        Operation::SetExtendedAttribute { value, .. } => SMALL + value.len(),
+        Operation::ReportCopies { reports } => SMALL + reports.len() * 64,
+        Operation::Repoint { objects, exchanges } => SMALL + (objects.len() + exchanges.len()) * 256,
+        _ => SMALL,
+    }
+}

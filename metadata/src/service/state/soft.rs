@@ -1,0 +1,143 @@
+//! Operations on what is not durable: locks, `Release`, status. They execute in the order of their session like all others,
+//! and are answered at once: they tell of nothing uncommitted.
+//!
+//! In the time of grace after a start, requests for new locks are *parked*: a session that has not come back yet may hold
+//! what they want.
+
+use twinshore_protocol::lock::{Lock, LockKind};
+use twinshore_protocol::{Errno, InodeNumber, Operation, Reply, RequestNumber, SessionId};
+
+use super::locks::{Owner, SetOutcome, Waiter};
+use super::{Service, ServiceError};
+use crate::view::ViewStore;
+
+/// Parked requests at most.
+const PARKED_MAX: usize = 1 << 16;
+
+/// A lock request that waits for the end of grace.
+#[derive(Debug)]
+pub(super) struct Parked {
+    inode: InodeNumber,
+    session: SessionId,
+    number: RequestNumber,
+    lock: Lock,
+    /// `None`: it only wants to know what is in the way.
+    wait: Option<bool>,
+}
+
+impl Parked {
+    /// Is it a request of this session?
+    pub fn is_of(&self, session: SessionId) -> bool {
+        self.session == session
+    }
+}
+
+impl<V: ViewStore> Service<V> {
+    /// Executes what needs no durable state; gives every other operation back.
+    pub(super) fn execute_soft(
+        &mut self,
+        session: SessionId,
+        number: RequestNumber,
+        operation: Operation,
+    ) -> Result<Option<Operation>, ServiceError> {
+        match operation {
+            Operation::GetLock { inode, lock } => self.get_lock(Parked { inode, session, number, lock, wait: None }),
+            Operation::SetLock { inode, lock, wait } => {
+                self.set_lock(Parked { inode, session, number, lock, wait: Some(wait) });
+            }
+            Operation::CancelLock { inode, owner } => self.cancel_lock(session, number, inode, owner),
+            Operation::Release { inode } => {
+                let result = if self.opens.release(session, inode) { Ok(Reply::Done) } else { Err(Errno::BadHandle) };
+                self.background.poke();
+                self.reply(session, number, self.tail.position, result);
+            }
+            Operation::GetStatus => {
+                let status = self.status()?;
+                self.reply(session, number, self.tail.position, Ok(Reply::Status(Box::new(status))));
+            }
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
+    }
+
+    fn park(&mut self, parked: Parked) {
+        if self.parked.len() >= PARKED_MAX {
+            self.reply(parked.session, parked.number, self.tail.position, Err(Errno::NoLocks));
+        } else {
+            self.parked.push(parked);
+        }
+    }
+
+    fn get_lock(&mut self, request: Parked) {
+        if self.grace {
+            self.park(request);
+            return;
+        }
+        let found = self.locks.conflict(request.inode, request.session, &request.lock);
+        self.reply(request.session, request.number, self.tail.position, Ok(Reply::Lock(found)));
+    }
+
+    fn set_lock(&mut self, request: Parked) {
+        if self.grace && request.lock.kind != LockKind::Unlock {
+            self.park(request);
+            return;
+        }
+        let Parked { inode, session, number, lock, wait } = request;
+        let mut granted = Vec::new();
+        let outcome = self.locks.set(inode, Waiter { session, number, lock }, wait == Some(true), &mut granted);
+        let result = match outcome {
+            SetOutcome::Granted => Ok(Reply::Done),
+            SetOutcome::Conflict => Err(Errno::Again),
+            SetOutcome::Waiting => return,
+            SetOutcome::Deadlock => Err(Errno::Deadlock),
+            SetOutcome::TooMany => Err(Errno::NoLocks),
+            SetOutcome::Invalid => Err(Errno::Invalid),
+        };
+        self.reply(session, number, self.tail.position, result);
+        self.answer_granted(granted);
+    }
+
+    fn cancel_lock(&mut self, session: SessionId, number: RequestNumber, inode: InodeNumber, owner: u64) {
+        let cancelled = self.locks.cancel(inode, Owner { session, owner });
+        let mut numbers: Vec<_> = cancelled.into_iter().map(|waiter| waiter.number).collect();
+        self.parked.retain(|parked| {
+            let stays = (parked.session, parked.inode, parked.lock.owner) != (session, inode, owner);
+            if !stays {
+                numbers.push(parked.number);
+            }
+            stays
+        });
+        for waiting in numbers {
+            self.reply(session, waiting, self.tail.position, Err(Errno::Interrupted));
+        }
+        self.reply(session, number, self.tail.position, Ok(Reply::Done));
+    }
+
+    /// Answers requests whose turn has come.
+    pub(super) fn answer_granted(&mut self, granted: Vec<Waiter>) {
+        for waiter in granted {
+            self.reply(waiter.session, waiter.number, self.tail.position, Ok(Reply::Done));
+        }
+    }
+
+    /// Ends the time of grace once every session has claimed what it holds or is gone.
+    pub(super) fn end_grace_if_over(&mut self) -> Result<(), ServiceError> {
+        if !self.grace || self.sessions.values().any(|session| !session.reclaimed) {
+            return Ok(());
+        }
+        self.grace = false;
+        tracing::info!("every session has claimed its open files and locks, or is gone");
+        self.background.poke();
+        for request in std::mem::take(&mut self.parked) {
+            if !self.sessions.contains_key(&request.session) {
+                continue;
+            }
+            if request.wait.is_some() {
+                self.set_lock(request);
+            } else {
+                self.get_lock(request);
+            }
+        }
+        Ok(())
+    }
+}

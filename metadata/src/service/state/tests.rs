@@ -1,0 +1,10 @@
+//! The rules of the service, one by one, against a journal in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod coherence;
+mod failures;
+mod order;
+mod replication;
+mod sessions;
+mod soft_state;
+mod world;

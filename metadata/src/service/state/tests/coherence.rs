@@ -1,0 +1,223 @@
+//! Leases: who is told, and who is waited for.
+
+use std::time::Duration;
+
+use twinshore_protocol::attributes::AttributeChanges;
+use twinshore_protocol::message::{ClientMessage, Invalidation, Reclaim, ServerMessage};
+use twinshore_protocol::{InodeNumber, Operation, Reply};
+
+use super::world::{World, create, lookup, unlink};
+
+fn chmod(inode: InodeNumber, mode: u16) -> Operation {
+    Operation::SetAttributes { inode, changes: AttributeChanges { mode: Some(mode), ..AttributeChanges::default() } }
+}
+
+#[test]
+fn a_change_is_answered_after_every_other_holder_has_acknowledged_it() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    assert!(world.reply(&writer, number).is_none());
+    let invalidations = world.invalidations(&reader);
+    assert_eq!(invalidations.len(), 1);
+    assert!(invalidations[0].1.contains(&Invalidation::Attributes(inode)), "{invalidations:?}");
+    assert!(world.invalidations(&writer).is_empty(), "who made the change is not told");
+    world.message(&reader, ClientMessage::Acknowledge { number: invalidations[0].0 });
+    assert!(matches!(world.reply(&writer, number), Some(Ok(Reply::Attributes(_)))));
+}
+
+#[test]
+fn a_negative_entry_is_recalled_when_the_name_appears() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    world.get(&mut reader, lookup("a")).unwrap_err();
+    let operation = create(&mut writer, "a");
+    let number = world.ask(&mut writer, operation);
+    assert!(world.reply(&writer, number).is_none());
+    let told: Vec<_> = world.invalidations(&reader).into_iter().flat_map(|(_, items)| items).collect();
+    assert!(told.contains(&Invalidation::Entry(InodeNumber::ROOT, super::world::name("a"))), "{told:?}");
+}
+
+#[test]
+fn nobody_waits_for_a_session_that_holds_nothing() {
+    let mut world = World::new();
+    let (mut writer, other) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.get(&mut writer, chmod(inode, 0o600)).unwrap();
+    assert!(world.invalidations(&other).is_empty());
+}
+
+#[test]
+fn a_silent_holder_is_waited_for_until_its_lease_ends() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    world.disconnect(&reader);
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    world.pass(Duration::from_secs(10), &[writer]);
+    assert!(world.reply(&writer, number).is_none(), "its clock may be slower by 1 %");
+    world.pass(Duration::from_millis(100), &[writer]);
+    assert!(world.reply(&writer, number).is_some());
+}
+
+#[test]
+fn a_holder_that_comes_back_is_not_waited_for_any_more() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    world.disconnect(&reader);
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    assert!(world.reply(&writer, number).is_none());
+    world.resume(&mut reader, Reclaim::default());
+    assert!(world.reply(&writer, number).is_some());
+    assert!(world.invalidations(&reader).is_empty(), "a new stream holds nothing");
+}
+
+#[test]
+fn a_holder_that_lives_but_never_acknowledges_is_cut_off() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    world.pass(Duration::from_secs(29), &[writer, reader]);
+    assert!(world.reply(&writer, number).is_none());
+    world.pass(Duration::from_secs(15), &[writer, reader]);
+    assert_eq!(world.closed, [reader.connection]);
+    assert!(world.reply(&writer, number).is_some());
+}
+
+#[test]
+fn two_sessions_that_change_what_the_other_caches_do_not_wait_for_each_other() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    let (a, b) = (world.create(&mut first, "a"), world.create(&mut first, "b"));
+    world.attributes(&mut second, a).unwrap();
+    let waiting = world.ask(&mut first, chmod(a, 0o600));
+    assert!(world.reply(&first, waiting).is_none());
+    // The first session holds `b`, but waits itself: it is told and not waited for.
+    world.get(&mut second, chmod(b, 0o600)).unwrap();
+    assert_eq!(world.acknowledge_all(&first), 1);
+    assert!(world.reply(&first, waiting).is_none());
+    assert_eq!(world.acknowledge_all(&second), 1);
+    assert!(world.reply(&first, waiting).is_some());
+}
+
+#[test]
+fn who_begins_to_wait_is_waited_for_no_longer() {
+    let mut world = World::new();
+    let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
+    let (a, b) = (world.create(&mut first, "a"), world.create(&mut first, "b"));
+    world.attributes(&mut second, a).unwrap();
+    world.attributes(&mut third, b).unwrap();
+    let of_first = world.ask(&mut first, chmod(a, 0o600));
+    assert!(world.reply(&first, of_first).is_none(), "it waits for the second");
+    let of_second = world.ask(&mut second, chmod(b, 0o600));
+    assert!(world.reply(&second, of_second).is_none(), "it waits for the third");
+    assert!(world.reply(&first, of_first).is_some(), "the second waits now");
+    world.acknowledge_all(&third);
+    assert!(world.reply(&second, of_second).is_some());
+}
+
+#[test]
+fn a_reply_that_became_old_while_it_waited_is_followed_by_an_invalidation() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    let a = world.create(&mut first, "a");
+    world.attributes(&mut second, a).unwrap();
+    let waiting = world.ask(&mut first, chmod(a, 0o600));
+    world.get(&mut second, chmod(a, 0o644)).unwrap();
+    world.inbox(first.connection);
+    world.acknowledge_all(&second);
+    let messages = world.inbox(first.connection);
+    assert!(
+        matches!(&messages[..], [
+            ServerMessage::Reply { number, .. },
+            ServerMessage::Invalidate { items, .. },
+        ] if *number == waiting && items.contains(&Invalidation::Attributes(a))),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn an_invalidation_comes_after_replies_that_are_older_than_its_change() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    world.automatic = false;
+    let operation = create(&mut writer, "a");
+    let inode = InodeNumber(writer.inodes.start - 1);
+    world.ask(&mut writer, operation);
+    let old = world.ask(&mut reader, Operation::GetAttributes { inode });
+    world.ask(&mut writer, chmod(inode, 0o600));
+    world.commit();
+    world.commit();
+    let messages = world.inbox(reader.connection);
+    assert!(
+        matches!(&messages[..], [ServerMessage::Reply { number, .. }, ServerMessage::Invalidate { .. }] if *number == old),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn after_a_restart_changes_wait_for_sessions_whose_caches_are_not_known() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    let mut world = world.restart();
+    world.resume(&mut writer, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    assert!(world.reply(&writer, number).is_none());
+    world.resume(&mut reader, Reclaim::default());
+    assert!(world.reply(&writer, number).is_some());
+
+    let mut world = world.restart();
+    world.resume(&mut writer, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(inode, 0o644));
+    world.pass(Duration::from_secs(10), &[writer]);
+    assert!(world.reply(&writer, number).is_none());
+    world.pass(Duration::from_secs(1), &[writer]);
+    assert!(world.reply(&writer, number).is_some());
+}
+
+#[test]
+fn a_busy_directory_is_dropped_whole_by_a_holder_that_does_not_come_back() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    world.get(&mut reader, lookup("x")).unwrap_err();
+    for index in 0..30 {
+        let operation = create(&mut writer, &format!("file{index}"));
+        let number = world.ask(&mut writer, operation);
+        world.acknowledge_all(&reader);
+        assert!(world.reply(&writer, number).is_some());
+        if index > 16 {
+            assert!(world.invalidations(&reader).is_empty());
+        }
+    }
+}
+
+#[test]
+fn an_inode_is_not_cleaned_up_before_its_holders_have_acknowledged() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.get(&mut writer, Operation::Release { inode }).unwrap();
+    world.attributes(&mut reader, inode).unwrap();
+    world.ask(&mut writer, unlink("a"));
+    world.pass(Duration::from_secs(5), &[writer, reader]);
+    // The open was under way when the name went.
+    assert!(matches!(world.get(&mut reader, Operation::Open { inode, truncate: false }), Ok(Reply::Attributes(_))));
+    world.acknowledge_all(&reader);
+    world.pass(Duration::from_secs(5), &[writer, reader]);
+    assert!(world.attributes(&mut reader, inode).is_ok(), "it is open");
+    world.get(&mut reader, Operation::Release { inode }).unwrap();
+    // Who asked for the attributes of a file without a name would hold it: nobody may have, for it to go.
+    world.acknowledge_all(&reader);
+    world.disconnect(&reader);
+    world.resume(&mut reader, Reclaim::default());
+    world.pass(Duration::from_secs(5), &[writer, reader]);
+    assert!(world.attributes(&mut writer, inode).is_err());
+}

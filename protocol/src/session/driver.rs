@@ -1,0 +1,603 @@
+//! The task that owns a session's stream: connects, resumes, sends what the ledger holds, delivers what arrives.
+//!
+//! # States
+//!
+//! ```text
+//! Serve  --stream broke-->  Reconnect --Welcome, same session-->  Serve
+//!   |                           |
+//!   +--Expired--> Idle <--expired, refused--+        Idle --a request--> Reconnect (a new session) --> Serve
+//! ```
+//!
+//! Any state ends when the session is closed or its last handle is dropped.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::errno::Errno;
+use crate::identifiers::{Epoch, ObjectId, Position};
+use crate::message::{
+    ClientMessage, Hello, Invalidation, PROTOCOL_VERSION, Reclaim, Refusal, ServerMessage, Welcome,
+};
+use crate::operation::Operation;
+use crate::replication::Task;
+use crate::reply::Reply;
+use crate::session::backoff::Backoff;
+use crate::session::handler::SessionHandler;
+use crate::session::lease::Heartbeats;
+use crate::session::ledger::Entry;
+use crate::session::numbers::Numbers;
+use crate::session::shared::{Phase, Shared, Waiter};
+use crate::session::transport::{Stream, Transport};
+use crate::session::{ConnectError, RequestError, SessionOptions};
+
+/// From opening the stream to `Welcome`: a service that has just started reads its journal first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the service may take to close the stream after `Goodbye`.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Messages handed to the transport at once: enough to fill a frame with small requests, few enough that a heartbeat
+/// does not wait long behind them.
+const BATCH_MESSAGES: usize = 128;
+
+/// Opens or locks in one `Reclaim`: far below the largest message.
+const RECLAIM_ITEMS: usize = 8192;
+
+/// What the driver does next.
+enum Next {
+    Serve(Box<Opened>),
+    Reconnect { resume: bool },
+    Idle,
+    Closed,
+}
+
+/// A stream whose `Welcome` has been taken in.
+struct Opened {
+    stream: Stream,
+    lease_seconds: u64,
+    /// What came in the same batch after `Welcome`.
+    rest: Vec<ServerMessage>,
+    /// To be sent before anything else.
+    first: VecDeque<ClientMessage>,
+}
+
+/// What a message turns into once the shared state has been updated. Nearly all are replies: boxing them would cost an
+/// allocation for each.
+#[allow(clippy::large_enum_variant)]
+enum Event {
+    Replied(Entry<Waiter>, Position, Result<Reply, Errno>),
+    Invalidated(u64, Vec<Invalidation>),
+    Tasks(Vec<Task>),
+    Synchronise(Option<ObjectId>),
+    FormatChanged,
+    Expired,
+    Broken(&'static str),
+}
+
+enum Flushed {
+    All,
+    Blocked,
+    Broken,
+}
+
+struct Driver {
+    transport: Arc<dyn Transport>,
+    options: SessionOptions,
+    handler: Arc<dyn SessionHandler>,
+    shared: Arc<Shared>,
+    backoff: Backoff,
+    /// The highest that was seen.
+    seen: (Epoch, Position),
+    finished: watch::Sender<bool>,
+}
+
+/// Opens the first stream and starts the driver.
+pub(super) async fn start(
+    transport: Arc<dyn Transport>,
+    options: SessionOptions,
+    handler: Arc<dyn SessionHandler>,
+) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
+    let (stream, welcome, rest) = open(&*transport, hello(&options, None)).await?;
+    let shared = Arc::new(Shared::new(&welcome, options.request_deadline));
+    let (finished, finished_receiver) = watch::channel(false);
+    let opened = Opened {
+        stream,
+        lease_seconds: welcome.lease_seconds,
+        rest,
+        first: VecDeque::new(),
+    };
+    let driver = Driver {
+        transport,
+        backoff: Backoff::new(seed(&options, &welcome)),
+        options,
+        handler,
+        shared: Arc::clone(&shared),
+        seen: (welcome.epoch, welcome.position),
+        finished,
+    };
+    tokio::spawn(driver.run(Next::Serve(Box::new(opened))));
+    Ok((shared, finished_receiver))
+}
+
+fn hello(
+    options: &SessionOptions,
+    resume: Option<(crate::identifiers::SessionId, (Epoch, Position))>,
+) -> Hello {
+    Hello {
+        protocol_version: PROTOCOL_VERSION,
+        volume: options.volume,
+        session: resume.map(|(session, _)| session),
+        role: options.role,
+        near: options.near,
+        task_slots: options.task_slots,
+        description: options.description.clone(),
+        seen: resume.map(|(_, seen)| seen),
+    }
+}
+
+/// Different for every client, the same in every run of a simulation.
+fn seed(options: &SessionOptions, welcome: &Welcome) -> u64 {
+    let text = options
+        .description
+        .host
+        .bytes()
+        .chain(options.description.purpose.bytes());
+    // FNV-1a.
+    text.fold(0xcbf2_9ce4_8422_2325 ^ welcome.session.0, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// One attempt: stream, `Hello`, `Welcome`.
+async fn open(
+    transport: &dyn Transport,
+    hello: Hello,
+) -> Result<(Stream, Box<Welcome>, Vec<ServerMessage>), ConnectError> {
+    let attempt = async {
+        let mut stream = transport.open().await?;
+        let no_answer = || ConnectError::NoAnswer(ANSWER_TIMEOUT);
+        stream
+            .sender
+            .send(vec![ClientMessage::Hello(hello)])
+            .await
+            .map_err(|_| no_answer())?;
+        loop {
+            let mut messages = stream.receiver.recv().await.ok_or_else(no_answer)?.into_iter();
+            match messages.next() {
+                Some(ServerMessage::Welcome(welcome)) => return Ok((stream, welcome, messages.collect())),
+                Some(ServerMessage::Refused(refusal)) => return Err(ConnectError::Refused(refusal)),
+                Some(_) => return Err(no_answer()),
+                None => {}
+            }
+        }
+    };
+    timeout(ANSWER_TIMEOUT, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::NoAnswer(ANSWER_TIMEOUT)))
+}
+
+/// Cuts what is held into messages.
+fn reclaim_messages(held: &Reclaim) -> VecDeque<ClientMessage> {
+    let mut parts: Vec<Reclaim> = Vec::new();
+    for opens in held.opens.chunks(RECLAIM_ITEMS) {
+        parts.push(Reclaim {
+            opens: opens.to_vec(),
+            ..Reclaim::default()
+        });
+    }
+    for locks in held.locks.chunks(RECLAIM_ITEMS) {
+        parts.push(Reclaim {
+            locks: locks.to_vec(),
+            ..Reclaim::default()
+        });
+    }
+    match parts.last_mut() {
+        Some(last) => last.complete = true,
+        None => parts.push(Reclaim {
+            complete: true,
+            ..Reclaim::default()
+        }),
+    }
+    parts.into_iter().map(ClientMessage::Reclaim).collect()
+}
+
+impl Driver {
+    async fn run(mut self, mut next: Next) {
+        loop {
+            next = match next {
+                Next::Serve(opened) => self.serve(*opened).await,
+                Next::Reconnect { resume } => self.reconnect(resume).await,
+                Next::Idle => self.idle().await,
+                Next::Closed => break,
+            };
+        }
+        self.shared.set_lease(None);
+        self.shared.lock().phase = Phase::Closed;
+        self.fail_all(&RequestError::SessionLost);
+        self.finished.send_replace(true);
+    }
+
+    /// Serves one stream until it ends.
+    async fn serve(&mut self, opened: Opened) -> Next {
+        let Opened {
+            stream: Stream { sender, mut receiver },
+            lease_seconds,
+            rest,
+            mut first,
+        } = opened;
+        let shared = Arc::clone(&self.shared);
+        let mut heartbeats = Heartbeats::new(Instant::now(), lease_seconds);
+        if let Some(next) = self.receive(rest, &mut heartbeats) {
+            return next;
+        }
+        let mut timer = Box::pin(sleep_until(heartbeats.next_event(true)));
+        loop {
+            let (phase, answered) = {
+                let state = shared.lock();
+                (state.phase, state.ledger.is_empty())
+            };
+            let mut close_at = None;
+            match phase {
+                Phase::Open => {}
+                Phase::Closing(until) if answered || Instant::now() >= until => {
+                    goodbye(sender, receiver).await;
+                    return Next::Closed;
+                }
+                Phase::Closing(until) => close_at = Some(until),
+                Phase::Closed => {
+                    goodbye(sender, receiver).await;
+                    return Next::Closed;
+                }
+            }
+            let blocked = match self.flush(&sender, &mut heartbeats, &mut first) {
+                Flushed::All => false,
+                Flushed::Blocked => true,
+                Flushed::Broken => return self.disconnected(),
+            };
+            let wake = heartbeats.next_event(!blocked);
+            reset(&mut timer, close_at.map_or(wake, |close_at| wake.min(close_at)));
+            tokio::select! {
+                biased;
+                () = shared.stop.notified() => {}
+                batch = receiver.recv() => {
+                    let Some(batch) = batch else { return self.disconnected() };
+                    heartbeats.received(Instant::now());
+                    if let Some(next) = self.receive(batch, &mut heartbeats) {
+                        return next;
+                    }
+                }
+                () = &mut timer => {
+                    if heartbeats.is_silent(Instant::now()) {
+                        tracing::warn!("the metadata service is silent: connecting again");
+                        return self.disconnected();
+                    }
+                }
+                permit = sender.reserve(), if blocked => {
+                    if permit.is_err() {
+                        return self.disconnected();
+                    }
+                }
+                () = shared.work.notified(), if !blocked => {}
+            }
+        }
+    }
+
+    /// Hands the transport all that may be sent and that it takes.
+    fn flush(
+        &mut self,
+        sender: &mpsc::Sender<Vec<ClientMessage>>,
+        heartbeats: &mut Heartbeats,
+        first: &mut VecDeque<ClientMessage>,
+    ) -> Flushed {
+        loop {
+            let now = Instant::now();
+            let heartbeat_due = heartbeats.is_due(now);
+            if first.is_empty() && !heartbeat_due && !self.shared.lock().ledger.has_work() {
+                return Flushed::All;
+            }
+            let permit = match sender.try_reserve() {
+                Ok(permit) => permit,
+                Err(TrySendError::Full(())) => return Flushed::Blocked,
+                Err(TrySendError::Closed(())) => return Flushed::Broken,
+            };
+            if let Some(message) = first.pop_front() {
+                permit.send(vec![message]);
+                continue;
+            }
+            let mut messages = Vec::new();
+            if let Some(number) = heartbeats.due(now) {
+                messages.push(ClientMessage::Heartbeat { number });
+            }
+            self.shared
+                .lock()
+                .ledger
+                .drain(self.seen.0, BATCH_MESSAGES, &mut messages);
+            permit.send(messages);
+        }
+    }
+
+    /// Takes in a batch: first the shared state under one lock, then the handler and the waiters, in order, without it.
+    fn receive(&mut self, batch: Vec<ServerMessage>, heartbeats: &mut Heartbeats) -> Option<Next> {
+        let mut events = Vec::with_capacity(batch.len());
+        {
+            let mut state = self.shared.lock();
+            for message in batch {
+                let event = match message {
+                    ServerMessage::Reply {
+                        number,
+                        position,
+                        result,
+                    } => {
+                        self.seen.1 = self.seen.1.max(position);
+                        // A duplicate of a reply that came before.
+                        let Some(entry) = state.ledger.answered(number) else {
+                            continue;
+                        };
+                        if matches!(entry.operation, Operation::GrantNumbers) {
+                            state.refilling = false;
+                            if let Ok(Reply::Granted { inodes, objects }) = &result {
+                                let same_epoch = entry.first_sent.filter(|epoch| *epoch == self.seen.0);
+                                state.numbers.granted(*inodes, *objects, same_epoch);
+                            }
+                        }
+                        Event::Replied(entry, position, result)
+                    }
+                    ServerMessage::Invalidate { number, items } => {
+                        state.invalidations.insert(number);
+                        Event::Invalidated(number, items)
+                    }
+                    ServerMessage::HeartbeatReply { number } => {
+                        self.shared.set_lease(heartbeats.answered(number));
+                        // The stream works: the next break starts with a short pause again.
+                        self.backoff.reset();
+                        continue;
+                    }
+                    ServerMessage::Tasks(tasks) => Event::Tasks(tasks),
+                    ServerMessage::Synchronise { after } => Event::Synchronise(after),
+                    ServerMessage::FormatChanged(format) => {
+                        state.format = Arc::from(format);
+                        Event::FormatChanged
+                    }
+                    ServerMessage::Expired | ServerMessage::Refused(Refusal::SessionExpired) => {
+                        Event::Expired
+                    }
+                    ServerMessage::Welcome(_) => Event::Broken("a second Welcome"),
+                    ServerMessage::Refused(_) => Event::Broken("a refusal after Welcome"),
+                };
+                // What a service says after it has ended the session or broken the rules does not count.
+                let last = matches!(event, Event::Expired | Event::Broken(_));
+                events.push(event);
+                if last {
+                    break;
+                }
+            }
+        }
+        events.into_iter().find_map(|event| self.deliver(event))
+    }
+
+    fn deliver(&mut self, event: Event) -> Option<Next> {
+        match event {
+            Event::Replied(Entry { withdrawn: true, .. }, ..) => {}
+            Event::Replied(entry, position, result) => {
+                self.handler.replied(&entry.operation, &result, position);
+                // Nobody waits any more: the handler has heard of it.
+                let _ = entry.waiter.send(result.map_err(RequestError::Failed));
+            }
+            Event::Invalidated(number, items) => {
+                self.handler.invalidated(number, items);
+                if !self.handler.acknowledges() {
+                    self.shared.acknowledge(number);
+                }
+            }
+            Event::Tasks(tasks) => self.handler.tasks(tasks),
+            Event::Synchronise(after) => self.handler.synchronise(after),
+            Event::FormatChanged => self.handler.format_changed(&self.shared.format()),
+            Event::Expired => {
+                self.drop_lease();
+                self.expire(&RequestError::SessionLost);
+                return Some(Next::Idle);
+            }
+            Event::Broken(what) => {
+                tracing::error!(
+                    what,
+                    "the metadata service broke the rules of the stream: connecting again"
+                );
+                return Some(self.disconnected());
+            }
+        }
+        None
+    }
+
+    fn drop_lease(&mut self) {
+        self.shared.set_lease(None);
+        self.shared.lock().invalidations.clear();
+        self.handler.disconnected();
+    }
+
+    fn disconnected(&mut self) -> Next {
+        self.drop_lease();
+        Next::Reconnect { resume: true }
+    }
+
+    /// The session is over. The handler hears of it before those who wait.
+    fn expire(&mut self, error: &RequestError) {
+        let entries: Vec<_> = {
+            let mut state = self.shared.lock();
+            state.incarnation += 1;
+            state.numbers = Numbers::default();
+            state.refilling = false;
+            state.ledger.take_all().collect()
+        };
+        tracing::warn!(
+            requests = entries.len(),
+            "the session with the metadata service is over"
+        );
+        self.handler.expired();
+        for entry in entries {
+            let _ = entry.waiter.send(Err(error.clone()));
+        }
+    }
+
+    fn fail_all(&self, error: &RequestError) {
+        let entries: Vec<_> = {
+            let mut state = self.shared.lock();
+            state.incarnation += 1;
+            state.refilling = false;
+            state.ledger.take_all().collect()
+        };
+        for entry in entries {
+            let _ = entry.waiter.send(Err(error.clone()));
+        }
+    }
+
+    /// Without a session: waits for a reason to open one.
+    async fn idle(&mut self) -> Next {
+        loop {
+            {
+                let state = self.shared.lock();
+                if state.phase != Phase::Open {
+                    return Next::Closed;
+                }
+                if !state.ledger.is_empty() {
+                    return Next::Reconnect { resume: false };
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.stop.notified() => {}
+                () = self.shared.work.notified() => {}
+            }
+        }
+    }
+
+    /// Connects until it works or there is no more point in it.
+    async fn reconnect(&mut self, resume: bool) -> Next {
+        loop {
+            match self.shared.lock().phase {
+                Phase::Closed => return Next::Closed,
+                Phase::Closing(until) if Instant::now() >= until => return Next::Closed,
+                Phase::Closing(_) | Phase::Open => {}
+            }
+            let resumed = resume.then(|| (self.shared.id(), self.seen));
+            let transport = Arc::clone(&self.transport);
+            let attempt = open(&*transport, hello(&self.options, resumed));
+            let Some(attempt) = self.unless_stopped(attempt).await else {
+                return Next::Closed;
+            };
+            match attempt {
+                Ok((stream, welcome, rest)) => {
+                    if let Some(opened) = self.welcomed(resume, stream, &welcome, rest) {
+                        return Next::Serve(Box::new(opened));
+                    }
+                }
+                Err(ConnectError::Refused(Refusal::SessionExpired)) if resume => {
+                    self.expire(&RequestError::SessionLost);
+                    return Next::Idle;
+                }
+                Err(ConnectError::Refused(
+                    refusal @ (Refusal::OtherVolume { .. }
+                    | Refusal::Version { .. }
+                    | Refusal::TooManySessions { .. }
+                    | Refusal::SessionExpired),
+                )) => {
+                    tracing::error!(error = %refusal, "the metadata service refuses the session");
+                    if resume {
+                        self.expire(&RequestError::SessionLost);
+                    } else {
+                        self.fail_all(&RequestError::Refused(refusal));
+                    }
+                    return Next::Idle;
+                }
+                // A leader that is not yet, or no longer, the leader: the next attempt may find the right one.
+                Err(error) => tracing::debug!(%error, "cannot connect yet"),
+            }
+            let pause = self.backoff.pause();
+            if self.unless_stopped(tokio::time::sleep(pause)).await.is_none() {
+                return Next::Closed;
+            }
+        }
+    }
+
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.shared.stop.notified() => None,
+            result = work => Some(result),
+        }
+    }
+
+    /// Takes a `Welcome` in. `None` if the service is older than what was seen.
+    fn welcomed(
+        &mut self,
+        resume: bool,
+        stream: Stream,
+        welcome: &Welcome,
+        rest: Vec<ServerMessage>,
+    ) -> Option<Opened> {
+        let resumed = resume && welcome.session == self.shared.id();
+        if resumed && (welcome.epoch, welcome.position) < self.seen {
+            tracing::warn!("the metadata service is behind what was already seen: not using it");
+            return None;
+        }
+        if resume && !resumed {
+            self.expire(&RequestError::SessionLost);
+        }
+        self.seen = (welcome.epoch, welcome.position);
+        let format_changed = {
+            let mut state = self.shared.lock();
+            state.session = welcome.session;
+            if resumed {
+                state.numbers.resumed(welcome);
+            } else {
+                state.numbers = Numbers::granted_by(welcome);
+            }
+            state.ledger.restart();
+            let changed = *state.format != welcome.format;
+            if changed {
+                state.format = Arc::new(welcome.format.clone());
+            }
+            changed
+        };
+        if format_changed {
+            self.handler.format_changed(&welcome.format);
+        }
+        let first = if resumed {
+            reclaim_messages(&self.handler.held())
+        } else {
+            VecDeque::new()
+        };
+        tracing::info!(session = %welcome.session, epoch = %welcome.epoch, resumed, "connected");
+        Some(Opened {
+            stream,
+            lease_seconds: welcome.lease_seconds,
+            rest,
+            first,
+        })
+    }
+}
+
+fn reset(timer: &mut std::pin::Pin<Box<Sleep>>, deadline: Instant) {
+    // Resetting takes the lock of the timer wheel; nearly always nothing has changed.
+    if timer.deadline() != deadline || timer.is_elapsed() {
+        timer.as_mut().reset(deadline);
+    }
+}
+
+/// Says goodbye and gives the service the chance to close the stream first, so that the message is not lost.
+async fn goodbye(sender: mpsc::Sender<Vec<ClientMessage>>, mut receiver: mpsc::Receiver<Vec<ServerMessage>>) {
+    let farewell = async {
+        if sender.send(vec![ClientMessage::Goodbye]).await.is_ok() {
+            drop(sender);
+            while receiver.recv().await.is_some() {}
+        }
+    };
+    if timeout(GOODBYE_TIMEOUT, farewell).await.is_err() {
+        tracing::debug!("the metadata service did not close the stream after the goodbye");
+    }
+}

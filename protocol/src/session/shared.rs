@@ -1,0 +1,254 @@
+//! What the handles of a session and its driver share, under one lock.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::errno::Errno;
+use crate::format::VolumeFormat;
+use crate::identifiers::{RequestNumber, SessionId};
+use crate::message::Welcome;
+use crate::operation::{Caller, Operation};
+use crate::reply::Reply;
+use crate::session::RequestError;
+use crate::session::ledger::{self, Ledger};
+use crate::session::numbers::Numbers;
+use crate::session::size;
+use crate::wire::MESSAGE_MAX_BYTES;
+
+/// Who waits for a reply.
+pub(super) type Waiter = oneshot::Sender<Result<Reply, RequestError>>;
+
+/// How far the end of the session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// In use.
+    Open,
+    /// No new requests; the stream is closed when all are answered or this time has come.
+    Closing(Instant),
+    /// Nobody holds the session any more, or the driver has ended.
+    Closed,
+}
+
+/// What the lock guards.
+pub(super) struct State {
+    pub ledger: Ledger<Waiter>,
+    pub numbers: Numbers,
+    pub session: SessionId,
+    pub format: Arc<VolumeFormat>,
+    pub phase: Phase,
+    /// Invalidations of the present stream that are not acknowledged yet.
+    pub invalidations: BTreeSet<u64>,
+    /// Grows when a session expires: request numbers of different sessions must not be mixed up.
+    pub incarnation: u64,
+    /// A `GrantNumbers` is under way.
+    pub refilling: bool,
+}
+
+/// See the module.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the driver: there may be something to send.
+    pub work: Notify,
+    /// Wakes the driver wherever it waits: the session is to end.
+    pub stop: Notify,
+    request_deadline: Duration,
+    /// Those who found no number wait here, so that one of them asks for more.
+    refill_gate: tokio::sync::Mutex<()>,
+    base: Instant,
+    /// The end of the lease in nanoseconds after `base`; 0 for none. Read for every answer from a cache.
+    lease_until_nanoseconds: AtomicU64,
+}
+
+/// A request that has its number.
+pub(super) struct Ticket {
+    number: RequestNumber,
+    incarnation: u64,
+    deadline: Option<Instant>,
+    reply: oneshot::Receiver<Result<Reply, RequestError>>,
+}
+
+impl Shared {
+    pub fn new(welcome: &Welcome, request_deadline: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                ledger: Ledger::new(),
+                numbers: Numbers::granted_by(welcome),
+                session: welcome.session,
+                format: Arc::new(welcome.format.clone()),
+                phase: Phase::Open,
+                invalidations: BTreeSet::new(),
+                incarnation: 0,
+                refilling: false,
+            }),
+            work: Notify::new(),
+            stop: Notify::new(),
+            request_deadline,
+            refill_gate: tokio::sync::Mutex::new(()),
+            base: Instant::now(),
+            lease_until_nanoseconds: AtomicU64::new(0),
+        }
+    }
+
+    /// The state. It is consistent between statements, so a panic elsewhere does not make it useless.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a request its number and has it sent.
+    pub fn request(&self, caller: Caller, operation: Operation) -> Result<Ticket, RequestError> {
+        if size::bound_bytes(&caller, &operation) > MESSAGE_MAX_BYTES {
+            return Err(RequestError::Failed(Errno::TooBig));
+        }
+        let deadline = if ledger::waits_for_a_lock(&operation) {
+            None
+        } else {
+            Some(Instant::now() + self.request_deadline)
+        };
+        let (waiter, reply) = oneshot::channel();
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(RequestError::SessionLost);
+        }
+        let incarnation = state.incarnation;
+        let added = state.ledger.add(caller, operation, waiter);
+        drop(state);
+        let number = added.map_err(|ledger::Full| RequestError::Failed(Errno::Again))?;
+        self.work.notify_one();
+        Ok(Ticket {
+            number,
+            incarnation,
+            deadline,
+            reply,
+        })
+    }
+
+    /// Waits for the reply.
+    pub async fn wait(&self, ticket: Ticket) -> Result<Reply, RequestError> {
+        let Ticket {
+            number,
+            incarnation,
+            deadline,
+            reply,
+        } = ticket;
+        let Some(deadline) = deadline else {
+            return reply.await.unwrap_or(Err(RequestError::SessionLost));
+        };
+        if let Ok(result) = tokio::time::timeout_at(deadline, reply).await {
+            return result.unwrap_or(Err(RequestError::SessionLost));
+        }
+        let mut state = self.lock();
+        if state.incarnation == incarnation {
+            state.ledger.give_up(number);
+        }
+        Err(RequestError::TimedOut)
+    }
+
+    /// Takes a number, asking for more ahead of need.
+    pub async fn take<T>(&self, take: impl Fn(&mut Numbers) -> Option<T>) -> Result<T, RequestError> {
+        if let Some(number) = self.try_take(&take)? {
+            return Ok(number);
+        }
+        let _gate = self.refill_gate.lock().await;
+        // A grant may be used up by others before it is seen here, but not for ever: a few hundred grants in a row
+        // without one number for us mean that the service grants nothing.
+        for _ in 0..256 {
+            if let Some(number) = self.try_take(&take)? {
+                return Ok(number);
+            }
+            self.wait(self.request(Caller::ROOT, Operation::GrantNumbers)?)
+                .await?;
+        }
+        Err(RequestError::Failed(Errno::NoSpace))
+    }
+
+    fn try_take<T>(&self, take: &impl Fn(&mut Numbers) -> Option<T>) -> Result<Option<T>, RequestError> {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(RequestError::SessionLost);
+        }
+        let Some(number) = take(&mut state.numbers) else {
+            return Ok(None);
+        };
+        if !state.refilling && state.numbers.are_low() {
+            // Nobody waits for this reply: the driver adds the numbers. If the ledger is full, the next one tries again.
+            let (waiter, _) = oneshot::channel();
+            state.refilling = state
+                .ledger
+                .add(Caller::ROOT, Operation::GrantNumbers, waiter)
+                .is_ok();
+            drop(state);
+            self.work.notify_one();
+        }
+        Ok(Some(number))
+    }
+
+    pub fn acknowledge(&self, number: u64) {
+        let mut state = self.lock();
+        if state.invalidations.remove(&number) {
+            state.ledger.acknowledge(number);
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    pub fn set_lease(&self, until: Option<Instant>) {
+        let nanoseconds = until.map_or(0, |until| {
+            u64::try_from(until.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+        });
+        self.lease_until_nanoseconds.store(nanoseconds, Ordering::Release);
+    }
+
+    pub fn lease_until(&self) -> Option<Instant> {
+        match self.lease_until_nanoseconds.load(Ordering::Acquire) {
+            0 => None,
+            nanoseconds => Some(self.base + Duration::from_nanos(nanoseconds)),
+        }
+    }
+
+    pub fn format(&self) -> Arc<VolumeFormat> {
+        Arc::clone(&self.lock().format)
+    }
+
+    pub fn id(&self) -> SessionId {
+        self.lock().session
+    }
+
+    pub fn begin_close(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Closing(Instant::now() + self.request_deadline);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+}
+
+/// Ends the session when its last handle is dropped.
+pub(super) struct Guard {
+    shared: Arc<Shared>,
+    finished: watch::Receiver<bool>,
+}
+
+impl Guard {
+    pub const fn new(shared: Arc<Shared>, finished: watch::Receiver<bool>) -> Self {
+        Self { shared, finished }
+    }
+
+    /// Waits for the end of the driver.
+    pub async fn finished(&self) {
+        // An error means that the driver is gone, which is what is waited for.
+        let _ = self.finished.clone().wait_for(|finished| *finished).await;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.lock().phase = Phase::Closed;
+        self.shared.stop.notify_one();
+    }
+}

@@ -1,0 +1,349 @@
+//! One run: builds everything, lets it work under faults, heals it, and checks what is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+use twinshore_filesystem::vfs::{BlockCache, KernelInvalidator, Surroundings, TaskRunner, Vfs, VfsOptions};
+use twinshore_metadata::core::{self, Context};
+use twinshore_metadata::service::state::{Fault, ServiceOptions};
+use twinshore_metadata::view::ViewStore as _;
+use twinshore_metadata::view::memory::MemoryView;
+use twinshore_protocol::format::{
+    Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
+};
+use twinshore_protocol::message::{Invalidation, Role, SessionDescription};
+use twinshore_protocol::session::SessionOptions;
+use twinshore_protocol::{
+    Caller, Epoch, InodeNumber, ObjectId, Operation, Reply, SessionId, Side, Timestamp, VolumeId,
+};
+use twinshore_storage::pair::{BucketPair, PairOptions};
+
+use crate::actor::{Actor, read_file};
+use crate::buckets::Buckets;
+use crate::faults::{Targets, strike};
+use crate::history::History;
+use crate::host::{Host, HostParts, WALL_START_SECONDS};
+use crate::network::Network;
+use crate::random::Random;
+use crate::trace::Trace;
+use crate::verdict::Verdict;
+use crate::worker;
+
+/// The nodes with mounts, and which side is near to each.
+const MOUNTS: [(&str, Side); 4] =
+    [("east-1", Side::Primary), ("east-2", Side::Primary), ("west-1", Side::Target), ("west-2", Side::Target)];
+
+/// The nodes with workers.
+const WORKERS: [(&str, Side); 2] = [("worker-east", Side::Primary), ("worker-west", Side::Target)];
+
+/// How long the volume may take to become quiet after everything was healed: sessions that were lost have to expire (60 s),
+/// then what they held is cleaned up, packed and copied, with back-off after the faults before.
+const QUIET_LIMIT: Duration = Duration::from_secs(900);
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated seconds under faults.
+    pub seconds: u64,
+    /// A deliberate fault in the service.
+    pub fault: Option<Fault>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Invariants that were broken.
+    pub broken: Vec<String>,
+    /// The digest of the trace.
+    pub digest: String,
+    /// How many events there were.
+    pub events: u64,
+    /// The last of them.
+    pub tail: Vec<String>,
+}
+
+impl Report {
+    /// One word.
+    pub fn outcome(&self) -> &'static str {
+        if self.broken.is_empty() { "ok" } else { "FAILED" }
+    }
+}
+
+/// Runs one seed in a thread of its own: one runtime, one thread, paused time.
+pub fn run(options: Options) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run_inside(options)),
+        Err(error) => unreachable!("a runtime without IO needs nothing from the system: {error}"),
+    }
+}
+
+async fn run_inside(options: Options) -> Report {
+    let trace = Trace::new();
+    let verdict = Verdict::default();
+    if let Err(reason) = play(options, &trace, &verdict).await {
+        verdict.guilty(reason);
+    }
+    Report { broken: verdict.found(), digest: trace.digest(), events: trace.events(), tail: trace.tail() }
+}
+
+async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), String> {
+    let started = Instant::now();
+    let network = Network::new(options.seed, trace.clone());
+    let buckets = Buckets::new(options.seed);
+    let host = Host::start(HostParts {
+        seed: options.seed,
+        trace: trace.clone(),
+        network: network.clone(),
+        format: format(),
+        options: ServiceOptions { fault: options.fault, ..ServiceOptions::default() },
+    })?;
+    let mut workers = Vec::new();
+    for (node, near) in WORKERS {
+        workers.push(worker::start(&network, &buckets, node, near).await?);
+    }
+    let until = started + Duration::from_secs(options.seconds);
+    let history = History::default();
+    let mut actors = Vec::new();
+    for (node, near) in MOUNTS {
+        let vfs = mount(&network, &buckets, node, near, started).await?;
+        let actor = Actor::new(node, vfs.clone(), options.seed, trace.clone(), history.clone(), verdict.clone());
+        actors.push((vfs, tokio::spawn(actor.work(until))));
+    }
+    let nodes = MOUNTS.iter().chain(&WORKERS).map(|(node, _)| (*node).to_owned()).collect();
+    let targets = Targets { host: host.clone(), network: network.clone(), buckets: buckets.clone(), nodes };
+    strike(targets, Random::fork(options.seed, "faults"), trace.clone(), until).await;
+    let mut expected = BTreeMap::new();
+    for (vfs, actor) in actors {
+        expected.extend(actor.await.map_err(|error| format!("an actor died: {error}"))?);
+        // What an actor could not write has been reported to it; what it holds open must be given back.
+        let flushed = vfs.shut_down().await;
+        trace.event("mount", &format!("shut down: {flushed:?}"));
+    }
+    if verdict.is_guilty() {
+        return Ok(());
+    }
+    if let Some(reason) = host.stopped() {
+        return Err(reason);
+    }
+    wait_until_quiet(&host, &buckets, trace).await?;
+    check_files(&network, &buckets, started, &expected, verdict).await?;
+    check_state(&host, verdict)
+}
+
+fn format() -> VolumeFormat {
+    let region = |name: &str| RegionFormat { name: name.to_owned(), bucket: format!("file:///{name}") };
+    VolumeFormat {
+        version: FORMAT_VERSION,
+        volume: VolumeId([7; 16]),
+        name: "simulated".to_owned(),
+        encryption: Encryption::None,
+        settings: VolumeSettings {
+            primary: region("east"),
+            target: Some(region("west")),
+            replication_enabled: true,
+            compression: Compression::Lz4,
+            durability: Durability::Close,
+            inline_limit_bytes: 16 << 10,
+            trash_retention_seconds: 0,
+            synchronisation_interval_seconds: 0,
+            bandwidth_limit_bytes_per_second: [0, 0],
+        },
+    }
+}
+
+/// The latency of a node's line to the service, one way.
+pub fn latency_ms(near: Side) -> u64 {
+    match near {
+        Side::Primary => 1,
+        Side::Target => 15,
+    }
+}
+
+async fn mount(
+    network: &Network,
+    buckets: &Buckets,
+    node: &str,
+    near: Side,
+    started: Instant,
+) -> Result<Vfs, String> {
+    let transport = network.transport(node, latency_ms(near));
+    let session = SessionOptions {
+        volume: None,
+        role: Role::Client,
+        near,
+        task_slots: 0,
+        description: SessionDescription { host: node.to_owned(), process: 1, purpose: "mount".to_owned() },
+        request_deadline: Duration::from_secs(30),
+    };
+    let surroundings = || Surroundings {
+        buckets: pair(buckets, near),
+        blocks: Arc::new(NoCache),
+        kernel: Arc::new(NoKernel),
+        tasks: Arc::new(NoTasks),
+    };
+    let clock = Arc::new(move || Timestamp::since_epoch(started.elapsed()).plus_seconds(WALL_START_SECONDS));
+    // A mount that starts while the service is down tries again, as a person or the kubelet would.
+    loop {
+        let options = VfsOptions { buffer_size_bytes: 16 << 20, ..VfsOptions::new(clock.clone()) };
+        match Vfs::connect(Arc::clone(&transport), session.clone(), surroundings(), options).await {
+            Ok(vfs) => return Ok(vfs),
+            Err(error) if started.elapsed() < QUIET_LIMIT * 4 => {
+                drop(error);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(format!("{node} cannot mount: {error}")),
+        }
+    }
+}
+
+/// The pair of buckets as a node sees it.
+pub fn pair(buckets: &Buckets, near: Side) -> BucketPair {
+    let [primary, target] = Side::BOTH.map(|side| Some(buckets.store(side)));
+    BucketPair::new(near, primary, target, PairOptions::default())
+}
+
+/// Waits until nothing is owed, inline, dead or orphaned any more, and both buckets hold the same.
+async fn wait_until_quiet(host: &Host, buckets: &Buckets, trace: &Trace) -> Result<(), String> {
+    let deadline = Instant::now() + QUIET_LIMIT;
+    loop {
+        let disquiet = disquiet(host, buckets)?;
+        let Some(disquiet) = disquiet else {
+            trace.event("world", "quiet");
+            return Ok(());
+        };
+        if Instant::now() > deadline {
+            return Err(format!("the volume does not become quiet after everything was healed: {disquiet}"));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What is still to be done, if anything.
+fn disquiet(host: &Host, buckets: &Buckets) -> Result<Option<String>, String> {
+    if let Some(reason) = host.stopped() {
+        return Err(reason);
+    }
+    let view = host.durable_view()?;
+    let core_error = |error: core::CoreError| error.to_string();
+    for side in Side::BOTH {
+        let watermark = core::outbox::watermark(&view, side, view.applied()).map_err(core_error)?;
+        if watermark < view.applied() {
+            return Ok(Some(format!("{side} has everything up to {watermark} of {}", view.applied())));
+        }
+        let deletions = core::outbox::pending_deletions(&view, side, 1).map_err(core_error)?;
+        if !deletions.is_empty() {
+            return Ok(Some(format!("{} is to be deleted from {side}", deletions[0])));
+        }
+    }
+    let known = named_objects(&view)?;
+    for side in Side::BOTH {
+        let stored: BTreeSet<ObjectId> = stored_objects(buckets, side);
+        if let Some(missing) = known.difference(&stored).next() {
+            return Err(format!("metadata names {missing}, and nothing is owed, but {side} does not have it"));
+        }
+    }
+    Ok(None)
+}
+
+/// Every object that files name.
+fn named_objects(view: &MemoryView) -> Result<BTreeSet<ObjectId>, String> {
+    let nothing_open: BTreeSet<InodeNumber> = BTreeSet::new();
+    let context = Context {
+        now: Timestamp::default(),
+        position: view.applied().next(),
+        epoch: Epoch(0),
+        session: SessionId(0),
+        near: Side::Primary,
+        caller: &Caller::ROOT,
+        open: &nothing_open,
+    };
+    let mut named = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let listed = core::step(view, &context, &Operation::ListObjects { after, limit: 1000 });
+        let Ok(Reply::Objects(page)) = listed.map_err(|error| error.to_string())?.result else {
+            return Err("metadata does not list its objects".to_owned());
+        };
+        let Some(last) = page.last() else { return Ok(named) };
+        after = Some(last.object);
+        named.extend(page.iter().filter(|record| record.live_bytes > 0).map(|record| record.object));
+    }
+}
+
+fn stored_objects(buckets: &Buckets, side: Side) -> BTreeSet<ObjectId> {
+    let keys = buckets.content(side).keys();
+    keys.iter().filter_map(|key| twinshore_storage::object::parse_object_key(key)).collect()
+}
+
+/// Every file whose last change was acknowledged is there, as seen from both regions.
+async fn check_files(
+    network: &Network,
+    buckets: &Buckets,
+    started: Instant,
+    expected: &BTreeMap<String, Vec<u8>>,
+    verdict: &Verdict,
+) -> Result<(), String> {
+    for (node, near) in [("judge-east", Side::Primary), ("judge-west", Side::Target)] {
+        let vfs = mount(network, buckets, node, near, started).await?;
+        for (file, content) in expected {
+            match read_file(&vfs, file).await {
+                Ok(Some(found)) if found == *content => {}
+                Ok(Some(found)) => verdict.guilty(format!(
+                    "{node}: {file} holds {} bytes which are not the {} that were acknowledged",
+                    found.len(),
+                    content.len()
+                )),
+                Ok(None) => verdict.guilty(format!("{node}: {file} is lost")),
+                Err(errno) => verdict.guilty(format!("{node}: {file} cannot be read: {errno}")),
+            }
+        }
+        vfs.shut_down().await.map_err(|errno| format!("{node} cannot be shut down: {errno}"))?;
+    }
+    Ok(())
+}
+
+/// The metadata does not contradict itself.
+fn check_state(host: &Host, verdict: &Verdict) -> Result<(), String> {
+    let view = host.durable_view()?;
+    for problem in core::check::consistency(&view).map_err(|error| error.to_string())? {
+        verdict.guilty(format!("metadata: {problem}"));
+    }
+    Ok(())
+}
+
+/// No block is kept: every read goes to the buckets, where the faults are.
+struct NoCache;
+
+#[async_trait]
+impl BlockCache for NoCache {
+    async fn get(&self, _: ObjectId, _: u64) -> Option<Bytes> {
+        None
+    }
+
+    fn insert(&self, _: ObjectId, _: u64, _: Bytes) {}
+}
+
+/// There is no kernel, so it has nothing to drop.
+struct NoKernel;
+
+impl KernelInvalidator for NoKernel {
+    fn invalidate(&self, _: Vec<Invalidation>, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
+
+    fn drop_everything(&self) {}
+}
+
+struct NoTasks;
+
+impl TaskRunner for NoTasks {}
