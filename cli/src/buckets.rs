@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use twinshore_protocol::Side;
 use twinshore_protocol::format::{VolumeFormat, VolumeSettings};
 use twinshore_storage::bucket::Bucket;
@@ -132,36 +133,56 @@ pub async fn open_both(
     ])
 }
 
-/// Replaces the buckets of a pair when the volume's settings or a credentials file change. Runs until it is dropped.
-pub async fn follow(
-    pair: BucketPair,
+/// Tells when the volume's settings or a credentials file have changed, with the buckets as they are then.
+pub struct Changes {
+    formats: watch::Receiver<VolumeFormat>,
     arguments: BucketArguments,
-    mut formats: tokio::sync::watch::Receiver<VolumeFormat>,
-) {
-    let mut polls = tokio::time::interval(CREDENTIALS_POLL);
-    let mut known = file_times(&arguments.credentials);
-    loop {
-        tokio::select! {
-            biased;
-            changed = formats.changed() => if changed.is_err() { return },
-            _ = polls.tick() => {
-                let now = file_times(&arguments.credentials);
-                if now == known {
-                    continue;
+    polls: tokio::time::Interval,
+    known: [Option<SystemTime>; 2],
+}
+
+impl Changes {
+    /// Changes from now on.
+    pub fn new(formats: watch::Receiver<VolumeFormat>, arguments: BucketArguments) -> Self {
+        let known = file_times(&arguments.credentials);
+        Self { formats, arguments, polls: tokio::time::interval(CREDENTIALS_POLL), known }
+    }
+
+    /// The buckets after the next change that can be used; `None` when nobody tells of settings any more.
+    pub async fn next(&mut self) -> Option<[Option<Arc<dyn Bucket>>; 2]> {
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.formats.changed() => changed.ok()?,
+                _ = self.polls.tick() => {
+                    let now = file_times(&self.arguments.credentials);
+                    if now == self.known {
+                        continue;
+                    }
+                    self.known = now;
                 }
-                known = now;
+            }
+            let settings = self.formats.borrow_and_update().settings.clone();
+            match open_both(&settings, &self.arguments).await {
+                Ok(buckets) => {
+                    tracing::info!("the settings of the volume or the credentials have changed");
+                    return Some(buckets);
+                }
+                // The old ones go on being used: they may still be right.
+                Err(error) => {
+                    tracing::error!(error = crate::error::with_causes(&error), "the new buckets cannot be used");
+                }
             }
         }
-        let settings = formats.borrow_and_update().settings.clone();
-        match open_both(&settings, &arguments).await {
-            Ok(buckets) => {
-                tracing::info!("the buckets or their credentials have changed");
-                for (side, bucket) in Side::BOTH.into_iter().zip(buckets) {
-                    pair.replace(side, bucket);
-                }
-            }
-            // The old ones go on being used: they may still be right.
-            Err(error) => tracing::error!(error = crate::error::with_causes(&error), "the new buckets cannot be used"),
+    }
+}
+
+/// Replaces the buckets of a pair whenever they change. Runs until it is dropped.
+pub async fn follow(pair: BucketPair, arguments: BucketArguments, formats: watch::Receiver<VolumeFormat>) {
+    let mut changes = Changes::new(formats, arguments);
+    while let Some(buckets) = changes.next().await {
+        for (side, bucket) in Side::BOTH.into_iter().zip(buckets) {
+            pair.replace(side, bucket);
         }
     }
 }

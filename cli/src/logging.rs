@@ -1,6 +1,6 @@
 //! Structured logs on standard error.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -11,6 +11,6 @@ pub fn start(json: bool) {
     if json {
         builder.json().init();
     } else {
-        builder.with_target(false).init();
+        builder.with_target(false).with_ansi(io::stderr().is_terminal()).init();
     }
 }

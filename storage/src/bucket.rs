@@ -83,5 +83,6 @@ pub trait Bucket: Send + Sync {
     async fn delete(&self, keys: &[String]) -> Result<(), BucketError>;
 
     /// Objects whose keys begin with `prefix` and come after `after`, in order of their keys (bytes), at most `limit`.
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError>;
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize)
+    -> Result<Vec<Listed>, BucketError>;
 }

@@ -11,7 +11,8 @@ use crate::bucket::{Bucket, BucketError};
 pub const PROBES_PREFIX: &str = "probes/";
 
 /// What a probe holds.
-const PROBE: &[u8] = b"This object was stored by Twinshore to see whether the bucket can be used. It can be deleted.\n";
+const PROBE: &[u8] =
+    b"This object was stored by Twinshore to see whether the bucket can be used. It can be deleted.\n";
 /// A range of it, to see whether the store answers ranges.
 const RANGE: Range<usize> = 5..11;
 
@@ -19,14 +20,23 @@ const RANGE: Range<usize> = 5..11;
 pub async fn check(bucket: &dyn Bucket, unique: &str) -> Result<(), BucketError> {
     let key = format!("{PROBES_PREFIX}{unique}");
     bucket.put(&key, Bytes::from_static(PROBE)).await?;
-    let read = bucket.get(&key, Some(RANGE.start as u64..RANGE.end as u64)).await?;
+    let read = bucket
+        .get(&key, Some(RANGE.start as u64..RANGE.end as u64))
+        .await?;
     let listed = bucket.list(&key, None, 1).await?;
     bucket.delete(std::slice::from_ref(&key)).await?;
     if read != PROBE[RANGE] {
-        return Err(BucketError::Invalid { what: "the bucket does not answer ranged reads with what was stored".to_owned() });
+        return Err(BucketError::Invalid {
+            what: "the bucket does not answer ranged reads with what was stored".to_owned(),
+        });
     }
-    if listed.first().is_none_or(|listed| listed.key != key || listed.size_bytes != PROBE.len() as u64) {
-        return Err(BucketError::Invalid { what: "the bucket does not list what was stored in it".to_owned() });
+    if listed
+        .first()
+        .is_none_or(|listed| listed.key != key || listed.size_bytes != PROBE.len() as u64)
+    {
+        return Err(BucketError::Invalid {
+            what: "the bucket does not list what was stored in it".to_owned(),
+        });
     }
     Ok(())
 }

@@ -9,9 +9,9 @@
 //! Keys become paths, so they are checked: no `..`, no empty part, nothing outside the root. Symbolic links below the root are not
 //! listed; whoever can place them there owns the bucket anyway.
 
-mod walk;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -29,7 +29,7 @@ use crate::bucket::{Bucket, BucketError, Listed};
 /// Where objects are written before they get their key.
 const TEMPORARY: &str = ".twinshore-temporary";
 /// How old a temporary file must be to be a crash's, not another process's: no put takes so long.
-const TEMPORARY_LIFE: Duration = Duration::from_secs(3600);
+const TEMPORARY_LIFE: Duration = Duration::from_hours(1);
 /// The longest file name on common file systems.
 const LONGEST_NAME_BYTES: usize = 255;
 /// S3's limit.
@@ -52,8 +52,13 @@ struct Inner {
 impl DirectoryBucket {
     /// Opens a directory that exists.
     pub async fn open(root: &Path) -> Result<Self, BucketError> {
-        let bucket = Self { inner: Arc::new(Inner { root: root.to_owned(), next: AtomicU64::new(0) }) };
-        bucket.run("open", |inner| inner.prepare()).await?;
+        let bucket = Self {
+            inner: Arc::new(Inner {
+                root: root.to_owned(),
+                next: AtomicU64::new(0),
+            }),
+        };
+        bucket.run("open", Inner::prepare).await?;
         Ok(bucket)
     }
 
@@ -66,7 +71,11 @@ impl DirectoryBucket {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || operation(&inner))
             .await
-            .unwrap_or_else(|error| Err(BucketError::Unavailable { what: format!("{action} was cut off: {error}") }))
+            .unwrap_or_else(|error| {
+                Err(BucketError::Unavailable {
+                    what: format!("{action} was cut off: {error}"),
+                })
+            })
     }
 }
 
@@ -88,15 +97,24 @@ impl Bucket for DirectoryBucket {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), BucketError> {
-        let keys = keys.iter().map(|key| Key::new(key)).collect::<Result<Vec<_>, _>>()?;
+        let keys = keys
+            .iter()
+            .map(|key| Key::new(key))
+            .collect::<Result<Vec<_>, _>>()?;
         self.run("delete", move |inner| inner.delete(&keys)).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.run("list", move |inner| {
             inner.must_exist()?;
-            walk::list(&inner.root, &prefix, after.as_deref(), limit).map_err(|error| inner.failed("list", &prefix, &error))
+            walk::list(&inner.root, &prefix, after.as_deref(), limit)
+                .map_err(|error| inner.failed("list", &prefix, &error))
         })
         .await
     }
@@ -108,7 +126,9 @@ struct Key(String);
 
 impl Key {
     fn new(key: &str) -> Result<Self, BucketError> {
-        let invalid = |why: &str| BucketError::Invalid { what: format!("{key:?} cannot be the key of an object: {why}") };
+        let invalid = |why: &str| BucketError::Invalid {
+            what: format!("{key:?} cannot be the key of an object: {why}"),
+        };
         if key.len() > LONGEST_KEY_BYTES {
             return Err(invalid("it is longer than 1024 bytes"));
         }
@@ -119,7 +139,9 @@ impl Key {
             match part {
                 "" | "." | ".." => return Err(invalid("parts of it are empty, `.` or `..`")),
                 TEMPORARY => return Err(invalid("that name is reserved for files being written")),
-                part if part.len() > LONGEST_NAME_BYTES => return Err(invalid("a part is longer than 255 bytes")),
+                part if part.len() > LONGEST_NAME_BYTES => {
+                    return Err(invalid("a part is longer than 255 bytes"));
+                }
                 _ => {}
             }
         }
@@ -160,9 +182,13 @@ impl Inner {
         let root = self.root.display();
         match fs::metadata(&self.root) {
             Ok(metadata) if metadata.is_dir() => Ok(()),
-            Ok(_) => Err(BucketError::Invalid { what: format!("{root} is not a directory") }),
+            Ok(_) => Err(BucketError::Invalid {
+                what: format!("{root} is not a directory"),
+            }),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(BucketError::Invalid {
-                what: format!("the bucket's directory {root} does not exist: create it, or mount the disk that holds it"),
+                what: format!(
+                    "the bucket's directory {root} does not exist: create it, or mount the disk that holds it"
+                ),
             }),
             Err(error) => Err(self.failed("open", "", &error)),
         }
@@ -171,7 +197,9 @@ impl Inner {
     fn put(&self, key: &Key, body: &[u8]) -> Result<(), BucketError> {
         self.must_exist()?;
         let fails = |error: &io::Error| match error.kind() {
-            ErrorKind::NotFound => BucketError::Unavailable { what: format!("put {}: {error}", key.0) },
+            ErrorKind::NotFound => BucketError::Unavailable {
+                what: format!("put {}: {error}", key.0),
+            },
             _ => self.failed("put", &key.0, error),
         };
         let temporary = self.write_temporary(body).map_err(|error| fails(&error))?;
@@ -186,7 +214,9 @@ impl Inner {
     fn write_temporary(&self, body: &[u8]) -> io::Result<PathBuf> {
         let directory = self.root.join(TEMPORARY);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let nanoseconds = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
         let path = directory.join(format!("{}-{number}-{nanoseconds}", std::process::id()));
         let written = File::create_new(&path).and_then(|mut file| {
             file.write_all(body)?;
@@ -236,12 +266,17 @@ impl Inner {
             file.seek(SeekFrom::Start(start)).map_err(|error| fails(&error))?;
         }
         let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
-        file.take(wanted).read_to_end(&mut bytes).map_err(|error| fails(&error))?;
+        file.take(wanted)
+            .read_to_end(&mut bytes)
+            .map_err(|error| fails(&error))?;
         Ok(bytes.into())
     }
 
     fn size(&self, key: &Key) -> Result<u64, BucketError> {
-        let metadata = self.open_object(key)?.metadata().map_err(|error| self.failed("size", &key.0, &error))?;
+        let metadata = self
+            .open_object(key)?
+            .metadata()
+            .map_err(|error| self.failed("size", &key.0, &error))?;
         Ok(metadata.len())
     }
 
@@ -250,8 +285,14 @@ impl Inner {
         match File::open(key.under(&self.root)) {
             Ok(file) => {
                 // The parent of other objects is no object.
-                let metadata = file.metadata().map_err(|error| self.failed("get", &key.0, &error))?;
-                if metadata.is_file() { Ok(file) } else { Err(not_found()) }
+                let metadata = file
+                    .metadata()
+                    .map_err(|error| self.failed("get", &key.0, &error))?;
+                if metadata.is_file() {
+                    Ok(file)
+                } else {
+                    Err(not_found())
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 // A disk that is gone must not look like an object that is gone.

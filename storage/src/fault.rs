@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::bucket::{Bucket, BucketError, Listed};
 
 /// Which faults happen. The default has none.
+#[allow(clippy::struct_excessive_bools)] // Independent switches: every combination is a store that exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// The store refuses every connection.
@@ -88,7 +89,10 @@ impl FaultyBucket {
             counts: FaultCounts::default(),
             stored: BTreeMap::new(),
         };
-        Self { inner, state: Arc::new(Mutex::new(state)) }
+        Self {
+            inner,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Sets the faults from now on. Requests under way keep the fate they have, but for `down` and `hanging`.
@@ -114,7 +118,9 @@ impl FaultyBucket {
     /// Decides what happens to a request, waits as long as it takes, and fails it if it fails before anything is done.
     async fn begin(&self, what: &str, stores: bool) -> Result<Fate, BucketError> {
         let fate = self.lock().decide();
-        let error = |said: &str| BucketError::Unavailable { what: format!("{what}: {said}") };
+        let error = |said: &str| BucketError::Unavailable {
+            what: format!("{what}: {said}"),
+        };
         if fate.faults.down {
             return Err(error("connection refused"));
         }
@@ -127,7 +133,9 @@ impl FaultyBucket {
             return Err(error("connection reset"));
         }
         if fate.faults.denied {
-            return Err(BucketError::Denied { what: format!("{what}: access denied") });
+            return Err(BucketError::Denied {
+                what: format!("{what}: access denied"),
+            });
         }
         if fate.before {
             self.lock().counts.errors_before += 1;
@@ -143,7 +151,9 @@ impl FaultyBucket {
     fn end<T>(&self, what: &str, fate: &Fate, value: T) -> Result<T, BucketError> {
         if fate.after || self.lock().faults.down {
             self.lock().counts.errors_after += 1;
-            return Err(BucketError::Unavailable { what: format!("{what}: the connection broke before the answer") });
+            return Err(BucketError::Unavailable {
+                what: format!("{what}: the connection broke before the answer"),
+            });
         }
         Ok(value)
     }
@@ -156,7 +166,10 @@ impl FaultyBucket {
         }
         if state.happens(fate.faults.damaged_per_mille) {
             state.counts.damaged += 1;
-            let (at, bit) = (state.random.random_range(0..bytes.len()), state.random.random_range(0..8));
+            let (at, bit) = (
+                state.random.random_range(0..bytes.len()),
+                state.random.random_range(0..8),
+            );
             let mut damaged = BytesMut::from(&bytes[..]);
             damaged[at] ^= 1 << bit;
             return damaged.freeze();
@@ -180,11 +193,20 @@ impl State {
         let faults = self.faults.clone();
         let spread = faults.latency_most.saturating_sub(faults.latency_least);
         let microseconds = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
-        let extra = if microseconds == 0 { 0 } else { self.random.random_range(0..=microseconds) };
+        let extra = if microseconds == 0 {
+            0
+        } else {
+            self.random.random_range(0..=microseconds)
+        };
         let latency = faults.latency_least + Duration::from_micros(extra);
         let before = self.happens(faults.errors_before_per_mille);
         let after = self.happens(faults.errors_after_per_mille);
-        Fate { latency, before, after, faults }
+        Fate {
+            latency,
+            before,
+            after,
+            faults,
+        }
     }
 }
 
@@ -228,7 +250,12 @@ impl Bucket for FaultyBucket {
         self.end(&what, &fate, ())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         let what = format!("list {prefix}");
         let fate = self.begin(&what, false).await?;
         let hidden: Vec<String> = {
@@ -239,7 +266,10 @@ impl Bucket for FaultyBucket {
             state.stored.keys().cloned().collect()
         };
         // As many more as may be hidden, so that a page that is not full is the last.
-        let mut listed = self.inner.list(prefix, after, limit.saturating_add(hidden.len())).await?;
+        let mut listed = self
+            .inner
+            .list(prefix, after, limit.saturating_add(hidden.len()))
+            .await?;
         listed.retain(|object| hidden.binary_search(&object.key).is_err());
         listed.truncate(limit);
         self.end(&what, &fate, listed)
@@ -271,7 +301,9 @@ mod tests {
         let start = Instant::now();
         let mut history = Vec::new();
         for n in 0..50 {
-            let put = bucket.put(&format!("k{}", n % 5), Bytes::from(vec![n; 100])).await;
+            let put = bucket
+                .put(&format!("k{}", n % 5), Bytes::from(vec![n; 100]))
+                .await;
             let get = bucket.get(&format!("k{}", n % 3), None).await;
             history.push(format!("{:?} {put:?} {get:?}", start.elapsed()));
         }
@@ -287,9 +319,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_reply_has_its_effect_and_an_early_error_has_none() {
         let (memory, bucket) = bucket(1);
-        bucket.set(Faults { errors_after_per_mille: 1_000, ..Faults::default() });
+        bucket.set(Faults {
+            errors_after_per_mille: 1_000,
+            ..Faults::default()
+        });
         assert!(bucket.put("after", Bytes::from_static(b"x")).await.is_err());
-        bucket.set(Faults { errors_before_per_mille: 1_000, ..Faults::default() });
+        bucket.set(Faults {
+            errors_before_per_mille: 1_000,
+            ..Faults::default()
+        });
         assert!(bucket.put("before", Bytes::from_static(b"x")).await.is_err());
         assert_eq!(memory.keys(), ["after"]);
     }
@@ -298,7 +336,10 @@ mod tests {
     async fn a_listing_lags_behind_and_catches_up() {
         let (_, bucket) = bucket(1);
         bucket.put("old", Bytes::new()).await.unwrap();
-        bucket.set(Faults { listing_lag: Duration::from_secs(5), ..Faults::default() });
+        bucket.set(Faults {
+            listing_lag: Duration::from_secs(5),
+            ..Faults::default()
+        });
         tokio::time::sleep(Duration::from_secs(6)).await;
         bucket.put("new", Bytes::new()).await.unwrap();
         let keys = |listed: Vec<Listed>| listed.into_iter().map(|object| object.key).collect::<Vec<_>>();

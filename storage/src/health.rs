@@ -69,7 +69,11 @@ enum State {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::Closed, failures_in_a_row: 0, back_off: FIRST_BACK_OFF }
+        Self {
+            state: State::Closed,
+            failures_in_a_row: 0,
+            back_off: FIRST_BACK_OFF,
+        }
     }
 }
 
@@ -80,7 +84,9 @@ impl Breaker {
             State::Closed => Admission::Normal,
             State::Open { until } | State::Trial { until } if now < until => Admission::Refused { until },
             State::Open { .. } | State::Trial { .. } => {
-                self.state = State::Trial { until: now + TRIAL_PATIENCE };
+                self.state = State::Trial {
+                    until: now + TRIAL_PATIENCE,
+                };
                 Admission::Trial
             }
         }
@@ -109,7 +115,9 @@ impl Breaker {
             State::Open { .. } => false,
         };
         if opens {
-            self.state = State::Open { until: now + self.back_off };
+            self.state = State::Open {
+                until: now + self.back_off,
+            };
             self.back_off = (self.back_off * 2).min(LONGEST_BACK_OFF);
         }
     }
@@ -174,7 +182,10 @@ impl Latencies {
 }
 
 fn class(bytes: u64) -> usize {
-    CLASSES.iter().position(|most| bytes <= *most).unwrap_or(CLASSES.len())
+    CLASSES
+        .iter()
+        .position(|most| bytes <= *most)
+        .unwrap_or(CLASSES.len())
 }
 
 /// How many requests may be sent twice: one in twenty, and a burst of some.
@@ -207,7 +218,9 @@ impl HedgeBudget {
 
 impl Default for HedgeBudget {
     fn default() -> Self {
-        Self { twentieths: Self::MOST }
+        Self {
+            twentieths: Self::MOST,
+        }
     }
 }
 
@@ -236,7 +249,12 @@ mod tests {
             breaker.answered();
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
-        assert_eq!(opened(now).admit(now), Admission::Refused { until: now + FIRST_BACK_OFF });
+        assert_eq!(
+            opened(now).admit(now),
+            Admission::Refused {
+                until: now + FIRST_BACK_OFF
+            }
+        );
     }
 
     #[test]
@@ -245,7 +263,12 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + FIRST_BACK_OFF;
         assert_eq!(breaker.admit(later), Admission::Trial);
-        assert_eq!(breaker.admit(later), Admission::Refused { until: later + TRIAL_PATIENCE });
+        assert_eq!(
+            breaker.admit(later),
+            Admission::Refused {
+                until: later + TRIAL_PATIENCE
+            }
+        );
         breaker.answered();
         assert_eq!(breaker.admit(later), Admission::Normal);
     }
@@ -256,7 +279,9 @@ mod tests {
         let mut breaker = opened(now);
         let mut waits = Vec::new();
         for _ in 0..6 {
-            let Admission::Refused { until } = breaker.admit(now) else { panic!("it is open") };
+            let Admission::Refused { until } = breaker.admit(now) else {
+                panic!("it is open")
+            };
             waits.push(until - now);
             now = until;
             assert_eq!(breaker.admit(now), Admission::Trial);
@@ -282,7 +307,12 @@ mod tests {
         for _ in 0..20 {
             breaker.failed(now);
         }
-        assert_eq!(breaker.admit(now), Admission::Refused { until: now + FIRST_BACK_OFF });
+        assert_eq!(
+            breaker.admit(now),
+            Admission::Refused {
+                until: now + FIRST_BACK_OFF
+            }
+        );
     }
 
     #[test]

@@ -69,7 +69,11 @@ pub struct Credentials {
 impl Credentials {
     /// A pair of keys.
     pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
-        Self { access_key: Some(access_key.into()), secret_key: Some(secret_key.into()), session_token: None }
+        Self {
+            access_key: Some(access_key.into()),
+            secret_key: Some(secret_key.into()),
+            session_token: None,
+        }
     }
 }
 
@@ -121,7 +125,9 @@ pub enum LocationError {
         host: String,
     },
     /// It contains what a location must not contain.
-    #[error("the location of a bucket must not contain credentials, `?` or `#`: pass the keys by their own options")]
+    #[error(
+        "the location of a bucket must not contain credentials, `?` or `#`: pass the keys by their own options"
+    )]
     NotOnlyALocation,
     /// The prefix is not possible.
     #[error("{prefix:?} cannot be a prefix: parts of it are empty, `.` or `..`")]
@@ -137,12 +143,17 @@ impl FromStr for BucketLocation {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(path) = text.strip_prefix("file://") {
             if !path.starts_with('/') {
-                return Err(LocationError::RelativePath { text: text.to_owned() });
+                return Err(LocationError::RelativePath {
+                    text: text.to_owned(),
+                });
             }
             return Ok(Self::Directory(normalised(Path::new(path))));
         }
-        let (scheme, rest) =
-            text.split_once("://").ok_or_else(|| LocationError::UnknownScheme { text: text.to_owned() })?;
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| LocationError::UnknownScheme {
+                text: text.to_owned(),
+            })?;
         if rest.contains(['?', '#', '@']) {
             return Err(LocationError::NotOnlyALocation);
         }
@@ -161,11 +172,16 @@ impl FromStr for BucketLocation {
                     };
                     return s3(text, None, aws.region.clone(), bucket, prefix);
                 }
-                let endpoint = format!("{scheme}://{}", without_default_port(scheme, checked_host(&host)?));
+                let endpoint = format!(
+                    "{scheme}://{}",
+                    without_default_port(scheme, checked_host(&host)?)
+                );
                 let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
                 s3(text, Some(endpoint), None, bucket, prefix)
             }
-            _ => Err(LocationError::UnknownScheme { text: text.to_owned() }),
+            _ => Err(LocationError::UnknownScheme {
+                text: text.to_owned(),
+            }),
         }
     }
 }
@@ -178,18 +194,33 @@ fn s3(
     prefix: &str,
 ) -> Result<BucketLocation, LocationError> {
     if bucket.is_empty() {
-        return Err(LocationError::NoBucket { text: text.to_owned() });
+        return Err(LocationError::NoBucket {
+            text: text.to_owned(),
+        });
     }
     let possible = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
     if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(possible) || bucket.starts_with(['.', '-']) {
-        return Err(LocationError::BadBucketName { name: bucket.to_owned() });
+        return Err(LocationError::BadBucketName {
+            name: bucket.to_owned(),
+        });
     }
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(LocationError::BadPrefix { prefix: prefix.to_owned() });
+        return Err(LocationError::BadPrefix {
+            prefix: prefix.to_owned(),
+        });
     }
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    Ok(BucketLocation::S3(S3Location { endpoint, region, bucket: bucket.to_owned(), prefix }))
+    let prefix = if prefix.is_empty() {
+        String::new()
+    } else {
+        format!("{prefix}/")
+    };
+    Ok(BucketLocation::S3(S3Location {
+        endpoint,
+        region,
+        bucket: bucket.to_owned(),
+        prefix,
+    }))
 }
 
 /// A host of AWS, with what its name says.
@@ -200,7 +231,9 @@ struct AwsHost {
 
 impl AwsHost {
     fn parse(host: &str) -> Option<Self> {
-        let name = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
+        let name = host
+            .strip_suffix(".amazonaws.com")
+            .or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
         // `s3`, `s3.<region>` or the older `s3-<region>`, behind the bucket's name or not.
         let (bucket, service) = if name == "s3" || name.starts_with("s3.") || name.starts_with("s3-") {
             (None, name)
@@ -217,7 +250,9 @@ impl AwsHost {
 }
 
 fn checked_host(host: &str) -> Result<&str, LocationError> {
-    let bad = || LocationError::BadHost { host: host.to_owned() };
+    let bad = || LocationError::BadHost {
+        host: host.to_owned(),
+    };
     let (name, port) = match host.rsplit_once(':') {
         // The colons of an address such as `[::1]` are no separators.
         Some((name, port)) if !port.contains(']') => (name, Some(port)),
@@ -255,8 +290,15 @@ impl fmt::Display for BucketLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "file://{}", path.display()),
-            Self::S3(S3Location { endpoint, region, bucket, prefix }) => {
-                let prefix = prefix.strip_suffix('/').map_or_else(String::new, |prefix| format!("/{prefix}"));
+            Self::S3(S3Location {
+                endpoint,
+                region,
+                bucket,
+                prefix,
+            }) => {
+                let prefix = prefix
+                    .strip_suffix('/')
+                    .map_or_else(String::new, |prefix| format!("/{prefix}"));
                 match (endpoint, region) {
                     (Some(endpoint), _) => write!(f, "{endpoint}/{bucket}{prefix}"),
                     (None, Some(region)) => write!(f, "https://s3.{region}.amazonaws.com/{bucket}{prefix}"),
@@ -284,12 +326,28 @@ impl BucketLocation {
                 // A link to a directory is that directory.
                 let path = path.canonicalize().unwrap_or_else(|_| path.clone());
                 let path = path.to_string_lossy().into_owned();
-                if path.ends_with('/') { format!("file://{path}") } else { format!("file://{path}/") }
+                if path.ends_with('/') {
+                    format!("file://{path}")
+                } else {
+                    format!("file://{path}/")
+                }
             }
             // On AWS a bucket's name is unique in the world, whatever the region.
-            Self::S3(S3Location { endpoint: None, bucket, prefix, .. }) => format!("s3://{bucket}/{prefix}"),
-            Self::S3(S3Location { endpoint: Some(endpoint), bucket, prefix, .. }) => {
-                let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
+            Self::S3(S3Location {
+                endpoint: None,
+                bucket,
+                prefix,
+                ..
+            }) => format!("s3://{bucket}/{prefix}"),
+            Self::S3(S3Location {
+                endpoint: Some(endpoint),
+                bucket,
+                prefix,
+                ..
+            }) => {
+                let host = endpoint
+                    .split_once("://")
+                    .map_or(endpoint.as_str(), |(_, host)| host);
                 let host = host.strip_prefix("localhost").map_or_else(
                     || host.replace("[::1]", "127.0.0.1"),
                     |port| format!("127.0.0.1{port}"),

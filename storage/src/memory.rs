@@ -38,12 +38,17 @@ impl MemoryBucket {
     /// An empty bucket whose objects are dated by `tokio`'s clock: seconds since the bucket was made.
     pub fn new() -> Self {
         let start = Instant::now();
-        Self::with_clock(Arc::new(move || i64::try_from(start.elapsed().as_secs()).unwrap_or(i64::MAX)))
+        Self::with_clock(Arc::new(move || {
+            i64::try_from(start.elapsed().as_secs()).unwrap_or(i64::MAX)
+        }))
     }
 
     /// An empty bucket whose objects are dated by a clock that tells the seconds since 1970.
     pub fn with_clock(clock: Arc<dyn Fn() -> i64 + Send + Sync>) -> Self {
-        Self { objects: Arc::default(), clock }
+        Self {
+            objects: Arc::default(),
+            clock,
+        }
     }
 
     /// The keys of all objects, in order.
@@ -61,7 +66,13 @@ impl MemoryBucket {
         let modified_seconds = (self.clock)();
         let mut objects = self.lock();
         match body {
-            Some(body) => drop(objects.insert(key.to_owned(), Stored { body, modified_seconds })),
+            Some(body) => drop(objects.insert(
+                key.to_owned(),
+                Stored {
+                    body,
+                    modified_seconds,
+                },
+            )),
             None => drop(objects.remove(key)),
         }
     }
@@ -80,12 +91,16 @@ impl Bucket for MemoryBucket {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
-        let body = self.body(key).ok_or_else(|| BucketError::NotFound { key: key.to_owned() })?;
+        let body = self
+            .body(key)
+            .ok_or_else(|| BucketError::NotFound { key: key.to_owned() })?;
         Ok(range.map_or_else(|| body.clone(), |range| body.slice(clipped(&range, body.len()))))
     }
 
     async fn size(&self, key: &str) -> Result<u64, BucketError> {
-        let body = self.body(key).ok_or_else(|| BucketError::NotFound { key: key.to_owned() })?;
+        let body = self
+            .body(key)
+            .ok_or_else(|| BucketError::NotFound { key: key.to_owned() })?;
         Ok(body.len() as u64)
     }
 
@@ -97,7 +112,12 @@ impl Bucket for MemoryBucket {
         Ok(())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),

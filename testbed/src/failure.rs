@@ -110,7 +110,7 @@ pub fn same(expected: &Manifest, found: &Manifest, here: &str, there: &str) -> R
 }
 
 /// For one operation on a mount: what a person would wait before giving up.
-const ONE_OPERATION: Duration = Duration::from_secs(60);
+const ONE_OPERATION: Duration = Duration::from_mins(1);
 
 /// Makes a directory on a mount (which may hang) and those above it.
 pub async fn make_directory(path: &Path) -> Result<(), Failure> {

@@ -28,7 +28,7 @@ use crate::status::Status;
 use crate::wan::{Direction, Link, Wan};
 
 /// For a program to be ready, or to end. Generous: on a busy machine even a small program takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The name of the volume.
 pub const VOLUME: &str = "demo";
@@ -58,6 +58,7 @@ impl Region {
     }
 
     /// The other one.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::East => Self::West,

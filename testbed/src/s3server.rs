@@ -135,7 +135,7 @@ pub struct S3Server {
 /// A server that serves.
 enum Running {
     InProcess(JoinHandle<()>),
-    Versitygw(Supervised),
+    Versitygw(Box<Supervised>),
 }
 
 /// A port of 127.0.0.1 that is free now.
@@ -174,7 +174,7 @@ impl S3Server {
         self.running = Some(match &self.options.engine {
             Engine::InProcess => Running::InProcess(self.serve_in_process().await?),
             Engine::Versitygw(binary) => {
-                Running::Versitygw(Supervised::start(&self.versitygw(binary)).await?)
+                Running::Versitygw(Box::new(Supervised::start(&self.versitygw(binary)).await?))
             }
         });
         Ok(())

@@ -247,7 +247,7 @@ impl Selection {
             let mut files = usize::from(kind.is_file());
             if kind.is_dir() {
                 walk(&path, Path::new(""), Names::All, &mut |_, kind| {
-                    files += usize::from(matches!(kind, Kind::File))
+                    files += usize::from(matches!(kind, Kind::File));
                 })?;
             }
             if taken.files.saturating_add(files) <= limit {

@@ -52,6 +52,7 @@ impl Direction {
     }
 
     /// The way back.
+    #[must_use]
     pub fn reverse(self) -> Self {
         match self {
             Self::EastToWest => Self::WestToEast,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use twinshore_protocol::message::{Role, SessionDescription};
-use twinshore_protocol::session::{Session, SessionOptions, WithoutCaches};
-use twinshore_protocol::{Caller, FileName, InodeNumber, Operation, Reply, Side};
+use tokio::sync::watch;
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::message::{Invalidation, Reclaim, Role, SessionDescription};
+use twinshore_protocol::session::{Session, SessionHandler, SessionOptions, WithoutCaches};
+use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, Operation, Position, Reply, Side};
 
 use crate::arguments::ServiceArguments;
 use crate::error::CommandError;
@@ -27,6 +29,34 @@ pub struct Client {
 impl Client {
     /// Opens a session.
     pub async fn connect(service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
+        Self::connect_with(service, purpose, Arc::new(WithoutCaches)).await
+    }
+
+    /// Opens a session that also tells of changed settings.
+    pub async fn connect_following(
+        service: &ServiceArguments,
+        purpose: &str,
+    ) -> Result<(Self, watch::Receiver<VolumeFormat>), CommandError> {
+        let (changes, _) = watch::channel(None);
+        let handler = Arc::new(Following { changes });
+        let client = Self::connect_with(service, purpose, Arc::clone(&handler) as Arc<dyn SessionHandler>).await?;
+        let (formats, following) = watch::channel(VolumeFormat::clone(&client.session.format()));
+        let mut changes = handler.changes.subscribe();
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                if let Some(format) = changes.borrow_and_update().clone() {
+                    formats.send_replace(format);
+                }
+            }
+        });
+        Ok((client, following))
+    }
+
+    async fn connect_with(
+        service: &ServiceArguments,
+        purpose: &str,
+        handler: Arc<dyn SessionHandler>,
+    ) -> Result<Self, CommandError> {
         let options = SessionOptions {
             volume: None,
             role: Role::Admin,
@@ -36,7 +66,7 @@ impl Client {
             request_deadline: REQUEST_DEADLINE,
         };
         let transport = super::transport(&service.address)?;
-        let session = Session::connect(transport, options, Arc::new(WithoutCaches))
+        let session = Session::connect(transport, options, handler)
             .await
             .map_err(|source| CommandError::Connect { address: service.address.clone(), source })?;
         Ok(Self { session })
@@ -78,6 +108,27 @@ impl Client {
     /// Ends the session.
     pub async fn close(self) {
         self.session.close().await;
+    }
+}
+
+/// Caches nothing, and passes on what it hears of the volume's settings.
+struct Following {
+    changes: watch::Sender<Option<VolumeFormat>>,
+}
+
+impl SessionHandler for Following {
+    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: Position) {}
+    fn invalidated(&self, _: u64, _: Vec<Invalidation>) {}
+    fn acknowledges(&self) -> bool {
+        false
+    }
+    fn disconnected(&self) {}
+    fn format_changed(&self, format: &VolumeFormat) {
+        self.changes.send_replace(Some(format.clone()));
+    }
+    fn expired(&self) {}
+    fn held(&self) -> Reclaim {
+        Reclaim { complete: true, ..Reclaim::default() }
     }
 }
 

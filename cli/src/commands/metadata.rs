@@ -1,10 +1,16 @@
 //! `twinshore metadata`.
 
+use std::net::SocketAddr;
+
 use tokio::sync::oneshot;
 use twinshore_metadata::journal::directory::read_volume;
-use twinshore_metadata::service::shell::{Addresses, ServeOptions, serve};
+use twinshore_metadata::archive::ArchiveHandle;
+use twinshore_metadata::service::shell::{Ready, ServeOptions, serve};
 
-use crate::arguments::MetadataArguments;
+use twinshore_protocol::Side;
+
+use super::client::Client;
+use crate::arguments::{BucketArguments, MetadataArguments, ServiceArguments};
 use crate::buckets;
 use crate::error::CommandError;
 
@@ -27,10 +33,13 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
         ..ServeOptions::new(dir, listen)
     };
     let announce = async move {
-        if let Ok(Addresses { listen, http }) = is_ready.await {
+        if let Ok(Ready { listen, http, archive }) = is_ready.await {
             println!("metadata: serving volume {} at http://{listen}", format.name);
             if let Some(http) = http {
                 println!("metadata: http://{http}/metrics and http://{http}/healthz");
+            }
+            if let Err(error) = follow_buckets(listen, archive, &buckets).await {
+                tracing::error!(error = crate::error::with_causes(&error), "changed buckets need a restart to be used");
             }
         }
         // The service ends when asked to; that something was announced ends nothing.
@@ -48,4 +57,25 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
         }
     };
     serve(options, stop).await.map_err(CommandError::failed(what))
+}
+
+/// Gives the archive other buckets when the volume's settings or the credentials change. The service tells this process of
+/// its settings as it tells every client: through a session.
+async fn follow_buckets(
+    listen: SocketAddr,
+    archive: ArchiveHandle,
+    arguments: &BucketArguments,
+) -> Result<(), CommandError> {
+    let service = ServiceArguments { address: format!("http://{listen}") };
+    let (client, formats) = Client::connect_following(&service, "archive").await?;
+    let mut changes = buckets::Changes::new(formats, arguments.clone());
+    while let Some(opened) = changes.next().await {
+        for (side, bucket) in Side::BOTH.into_iter().zip(opened) {
+            if !archive.replace(side, bucket).await {
+                return Ok(());
+            }
+        }
+    }
+    client.close().await;
+    Ok(())
 }

@@ -6,7 +6,6 @@
 //! says that the mount is usable, or has failed. Secrets reach it through its environment, never through its arguments.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -79,7 +78,6 @@ fn go_to_background(arguments: &MountArguments) -> Result<(), CommandError> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .process_group(0)
         .spawn()
         .map_err(CommandError::failed(what()))?;
     let lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());

@@ -45,7 +45,11 @@ impl Vfs {
         let core = &self.core;
         core.check_writable()?;
         let inode = core.inode(inode);
-        let _turn = if changes == (AttributeChanges { accessed: changes.accessed, ..AttributeChanges::default() }) {
+        let _turn = if changes
+            == (AttributeChanges {
+                accessed: changes.accessed,
+                ..AttributeChanges::default()
+            }) {
             None
         } else {
             let turn = inode.turn.lock().await;
@@ -55,7 +59,16 @@ impl Vfs {
             core.write_out_in_turn(&inode, &turn, Urgency::Flush).await;
             Some(turn)
         };
-        match core.ask(caller, Operation::SetAttributes { inode: inode.number, changes }).await? {
+        match core
+            .ask(
+                caller,
+                Operation::SetAttributes {
+                    inode: inode.number,
+                    changes,
+                },
+            )
+            .await?
+        {
             Reply::Attributes(attributes) => Ok(core.attributed(&inode.state(), &attributes)),
             other => Err(unexpected(&other)),
         }
@@ -64,8 +77,7 @@ impl Vfs {
     /// The target of a symbolic link, if it was read before.
     pub fn cached_link_target(&self, inode: InodeNumber) -> Option<Bytes> {
         let inode = self.core.caches.inodes.find(self.core.caches.real(inode))?;
-        let target = inode.state().link_target.clone();
-        target
+        inode.state().link_target.clone()
     }
 
     /// The target of a symbolic link.
@@ -73,7 +85,16 @@ impl Vfs {
         if let Some(target) = self.cached_link_target(inode) {
             return Ok(target);
         }
-        match self.core.ask(caller, Operation::ReadLink { inode: self.core.caches.real(inode) }).await? {
+        match self
+            .core
+            .ask(
+                caller,
+                Operation::ReadLink {
+                    inode: self.core.caches.real(inode),
+                },
+            )
+            .await?
+        {
             Reply::Bytes(target) => Ok(target),
             other => Err(unexpected(&other)),
         }
@@ -81,7 +102,16 @@ impl Vfs {
 
     /// `statfs`.
     pub async fn usage(&self, caller: Caller, inode: InodeNumber) -> Result<Usage, Errno> {
-        match self.core.ask(caller, Operation::StatFileSystem { inode: self.core.caches.real(inode) }).await? {
+        match self
+            .core
+            .ask(
+                caller,
+                Operation::StatFileSystem {
+                    inode: self.core.caches.real(inode),
+                },
+            )
+            .await?
+        {
             Reply::FileSystem(usage) => Ok(usage),
             other => Err(unexpected(&other)),
         }
@@ -93,17 +123,25 @@ impl Vfs {
             return None;
         }
         let inode = self.core.caches.inodes.find(self.core.caches.real(inode))?;
-        let value = inode.state().extended_attribute(name);
-        value
+        inode.state().extended_attribute(name)
     }
 
     /// The value of an extended attribute.
-    pub async fn extended_attribute(&self, caller: Caller, inode: InodeNumber, name: Bytes) -> Result<Bytes, Errno> {
+    pub async fn extended_attribute(
+        &self,
+        caller: Caller,
+        inode: InodeNumber,
+        name: Bytes,
+    ) -> Result<Bytes, Errno> {
         if let Some(answer) = self.cached_extended_attribute(inode, &name) {
             return answer;
         }
         let inode = self.core.caches.real(inode);
-        match self.core.ask(caller, Operation::GetExtendedAttribute { inode, name }).await? {
+        match self
+            .core
+            .ask(caller, Operation::GetExtendedAttribute { inode, name })
+            .await?
+        {
             Reply::Bytes(value) => Ok(value),
             other => Err(unexpected(&other)),
         }
@@ -119,13 +157,26 @@ impl Vfs {
         mode: SetMode,
     ) -> Result<(), Errno> {
         let inode = self.core.caches.real(inode);
-        self.done(caller, Operation::SetExtendedAttribute { inode, name, value, mode }).await
+        self.done(
+            caller,
+            Operation::SetExtendedAttribute {
+                inode,
+                name,
+                value,
+                mode,
+            },
+        )
+        .await
     }
 
     /// The names of the extended attributes.
     pub async fn extended_attributes(&self, caller: Caller, inode: InodeNumber) -> Result<Vec<Bytes>, Errno> {
         let inode = self.core.caches.real(inode);
-        match self.core.ask(caller, Operation::ListExtendedAttributes { inode }).await? {
+        match self
+            .core
+            .ask(caller, Operation::ListExtendedAttributes { inode })
+            .await?
+        {
             Reply::Names(names) => Ok(names.into_iter().map(|name| name.0).collect()),
             other => Err(unexpected(&other)),
         }
@@ -139,7 +190,8 @@ impl Vfs {
         name: Bytes,
     ) -> Result<(), Errno> {
         let inode = self.core.caches.real(inode);
-        self.done(caller, Operation::RemoveExtendedAttribute { inode, name }).await
+        self.done(caller, Operation::RemoveExtendedAttribute { inode, name })
+            .await
     }
 
     async fn done(&self, caller: Caller, operation: Operation) -> Result<(), Errno> {

@@ -17,7 +17,11 @@ pub struct Budget {
 impl Budget {
     /// An unused one.
     pub fn new(limit: u64) -> Self {
-        Self { used: Mutex::new(0), limit, freed: Notify::new() }
+        Self {
+            used: Mutex::new(0),
+            limit,
+            freed: Notify::new(),
+        }
     }
 
     /// How many bytes are in use.

@@ -80,7 +80,11 @@ impl Caches {
 
     /// The service's number of an inode that the kernel names.
     pub fn real(&self, kernel: InodeNumber) -> InodeNumber {
-        if kernel == InodeNumber::ROOT { self.root.get().copied().unwrap_or(InodeNumber::ROOT) } else { kernel }
+        if kernel == InodeNumber::ROOT {
+            self.root.get().copied().unwrap_or(InodeNumber::ROOT)
+        } else {
+            kernel
+        }
     }
 
     /// The kernel's number of an inode, if it can know it.
@@ -107,7 +111,6 @@ impl Caches {
         }
     }
 
-
     fn named(&self, parent: InodeNumber, name: &FileName, inode: InodeNumber) {
         lock(&self.entries).learn(parent, name, Name::Names(inode));
     }
@@ -124,6 +127,7 @@ impl Caches {
         self.inodes.reweigh(inode.number, weight);
     }
 
+    #[allow(clippy::too_many_lines)] // One table of all operations, in their order.
     fn succeeded(&self, operation: &Operation, reply: &Reply) {
         match (operation, reply) {
             (Operation::Lookup { parent, name }, Reply::Entry(attributes)) => {
@@ -152,7 +156,15 @@ impl Caches {
                 self.made(*parent, name, attributes);
                 lock(&self.entries).made_directory(attributes.inode);
             }
-            (Operation::Create { parent, name, truncate, .. }, Reply::Created { attributes, new }) => {
+            (
+                Operation::Create {
+                    parent,
+                    name,
+                    truncate,
+                    ..
+                },
+                Reply::Created { attributes, new },
+            ) => {
                 if *new {
                     self.made(*parent, name, attributes);
                 } else {
@@ -174,7 +186,13 @@ impl Caches {
                 lock(&self.entries).learn(*parent, name, Name::Absent);
             }
             (
-                Operation::Rename { parent, name, new_parent, new_name, mode },
+                Operation::Rename {
+                    parent,
+                    name,
+                    new_parent,
+                    new_name,
+                    mode,
+                },
                 Reply::Renamed { moved, replaced },
             ) => {
                 let left = match (mode, replaced) {
@@ -202,11 +220,18 @@ impl Caches {
             (Operation::ReadLink { inode }, Reply::Bytes(target)) => {
                 self.inodes.get(*inode).state().link_target = Some(target.clone());
             }
-            (Operation::GetExtents { inode, offset, .. }, Reply::Extents { extents, covered_until, attributes }) => {
+            (
+                Operation::GetExtents { inode, offset, .. },
+                Reply::Extents {
+                    extents,
+                    covered_until,
+                    attributes,
+                },
+            ) => {
                 let inode = self.inodes.get(*inode);
                 let mut state = inode.state();
                 state.learn(attributes);
-                state.extents.learn(*offset, *covered_until, extents.clone());
+                state.extents.learn(*offset, *covered_until, extents);
                 drop(state);
                 self.reweigh(&inode);
             }
@@ -215,18 +240,29 @@ impl Caches {
                     self.committed(file, attributes);
                 }
             }
-            (Operation::Allocate { inode, .. }, Reply::Attributes(attributes)) => self.rewritten(*inode, attributes),
+            (Operation::Allocate { inode, .. }, Reply::Attributes(attributes)) => {
+                self.rewritten(*inode, attributes);
+            }
             (Operation::CopyRange { destination, .. }, Reply::Copied { attributes, .. }) => {
                 self.rewritten(*destination, attributes);
             }
             (Operation::GetExtendedAttribute { inode, name }, Reply::Bytes(value)) => {
-                self.inodes.get(*inode).state().learn_extended_attribute(name, Ok(value.clone()));
+                self.inodes
+                    .get(*inode)
+                    .state()
+                    .learn_extended_attribute(name, Ok(value.clone()));
             }
             (
-                Operation::SetExtendedAttribute { inode, .. } | Operation::RemoveExtendedAttribute { inode, .. },
+                Operation::SetExtendedAttribute { inode, .. }
+                | Operation::RemoveExtendedAttribute { inode, .. },
                 Reply::Done,
             ) => self.drop_attributes(*inode),
-            (Operation::SetLock { inode, lock: granted, .. }, Reply::Done) => {
+            (
+                Operation::SetLock {
+                    inode, lock: granted, ..
+                },
+                Reply::Done,
+            ) => {
                 lock(&self.locks).granted(*inode, *granted);
             }
             (Operation::Release { inode }, _) => self.released(*inode),
@@ -240,9 +276,18 @@ impl Caches {
                 lock(&self.entries).learn(*parent, name, Name::Absent);
             }
             (Operation::GetExtendedAttribute { inode, name }, Errno::NoData) => {
-                self.inodes.get(*inode).state().learn_extended_attribute(name, Err(errno));
+                self.inodes
+                    .get(*inode)
+                    .state()
+                    .learn_extended_attribute(name, Err(errno));
             }
-            (Operation::Open { inode, truncate: false }, Errno::NotFound | Errno::Stale) => {
+            (
+                Operation::Open {
+                    inode,
+                    truncate: false,
+                },
+                Errno::NotFound | Errno::Stale,
+            ) => {
                 // It was answered from the caches, but the service does not know the inode: only after a lost session.
                 let inode = self.inodes.get(*inode);
                 let mut state = inode.state();
@@ -278,7 +323,9 @@ impl Caches {
         let mut state = inode.state();
         let before = state.dirty.bytes();
         for write in &file.writes {
-            state.extents.write(write.file_offset, write.length, write.source.clone());
+            state
+                .extents
+                .write(write.file_offset, write.length, write.source.clone());
         }
         // In the same step, so that a change by somebody else that follows is not hidden by older bytes of ours.
         state.dirty.settle_written(&file.writes);
@@ -352,7 +399,10 @@ impl SessionHandler for Caches {
         for item in &items {
             self.drop_item(item);
         }
-        let items = items.into_iter().filter_map(|item| self.for_kernel(item)).collect();
+        let items = items
+            .into_iter()
+            .filter_map(|item| self.for_kernel(item))
+            .collect();
         let core = self.core.get().cloned();
         self.kernel.invalidate(
             items,
@@ -418,6 +468,10 @@ impl SessionHandler for Caches {
                 (times > 0).then_some((inode.number, times))
             })
             .collect();
-        Reclaim { opens, locks: lock(&self.locks).all(), complete: true }
+        Reclaim {
+            opens,
+            locks: lock(&self.locks).all(),
+            complete: true,
+        }
     }
 }

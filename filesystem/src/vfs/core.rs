@@ -97,18 +97,28 @@ impl Core {
             blocks,
         });
         core.caches.attach(Arc::downgrade(&core));
-        core.runtime.spawn(super::writer::run(Arc::downgrade(&core), Arc::clone(&core.writer)));
+        core.runtime.spawn(super::writer::run(
+            Arc::downgrade(&core),
+            Arc::clone(&core.writer),
+        ));
         core
     }
 
     /// Asks the service.
     pub async fn ask(&self, caller: Caller, operation: Operation) -> Result<Reply, Errno> {
-        self.session.request(caller, operation).await.map_err(|error| error.errno())
+        self.session
+            .request(caller, operation)
+            .await
+            .map_err(|error| error.errno())
     }
 
     /// `EROFS` on a read-only mount.
     pub fn check_writable(&self) -> Result<(), Errno> {
-        if self.options.read_only { Err(Errno::ReadOnly) } else { Ok(()) }
+        if self.options.read_only {
+            Err(Errno::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
 
     /// The inode that the kernel names.
@@ -120,11 +130,20 @@ impl Core {
     pub fn attributed(&self, state: &InodeState, told: &Attributes) -> Attributed {
         let leased = state.attributes.as_ref();
         let mut attributes = state.seen(leased.unwrap_or(told));
-        attributes.inode = self.caches.kernel_number(attributes.inode).unwrap_or(attributes.inode);
+        attributes.inode = self
+            .caches
+            .kernel_number(attributes.inode)
+            .unwrap_or(attributes.inode);
         // What is being written changes without notice.
-        let time_to_live =
-            if leased.is_some() && state.dirty.is_empty() { self.session.lease_remaining() } else { Duration::ZERO };
-        Attributed { attributes, time_to_live }
+        let time_to_live = if leased.is_some() && state.dirty.is_empty() {
+            self.session.lease_remaining()
+        } else {
+            Duration::ZERO
+        };
+        Attributed {
+            attributes,
+            time_to_live,
+        }
     }
 
     /// The same, for a reply that has just come.
@@ -190,7 +209,13 @@ impl Core {
     /// Tells the service that an inode is open. Called under its lock, so that opens and releases keep their order.
     pub fn send_open(&self, state: &mut InodeState, inode: &Inode) {
         state.opens_sent += 1;
-        drop(self.session.request(Caller::ROOT, Operation::Open { inode: inode.number, truncate: false }));
+        drop(self.session.request(
+            Caller::ROOT,
+            Operation::Open {
+                inode: inode.number,
+                truncate: false,
+            },
+        ));
     }
 
     /// Is everything over?
@@ -211,6 +236,9 @@ pub type WeakCore = Weak<Core>;
 
 /// The service has answered something that does not belong to the question.
 pub fn unexpected(reply: &Reply) -> Errno {
-    tracing::error!(?reply, "the metadata service answered something else than was asked: check its version");
+    tracing::error!(
+        ?reply,
+        "the metadata service answered something else than was asked: check its version"
+    );
     Errno::InputOutput
 }

@@ -86,6 +86,7 @@ pub enum Step {
 
 /// Sizes that decide how bytes are stored.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // The postfix is the unit.
 pub struct Sizes {
     /// A file's pieces of at most so many bytes together are committed inline.
     pub inline_limit_bytes: u64,
@@ -149,12 +150,22 @@ impl Dirty {
 
     /// The file offset after the last byte, or 0.
     pub fn end(&self) -> u64 {
-        let open = self.open.last_key_value().map_or(0, |(start, bytes)| start + bytes.len() as u64);
+        let open = self
+            .open
+            .last_key_value()
+            .map_or(0, |(start, bytes)| start + bytes.len() as u64);
         self.pieces.iter().map(Piece::end).max().unwrap_or(0).max(open)
     }
 
     /// Copies bytes in. Whatever has grown to the size of an object is sealed; returns whether something was.
-    pub fn write(&mut self, offset: u64, data: &[u8], object_bytes: u64, now: Instant, time: Timestamp) -> bool {
+    pub fn write(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        object_bytes: u64,
+        now: Instant,
+        time: Timestamp,
+    ) -> bool {
         if data.is_empty() {
             return false;
         }
@@ -192,7 +203,9 @@ impl Dirty {
         });
         // The ranges that the new bytes cover: the last of them may reach beyond.
         while let Some((&next, _)) = self.open.range(start + 1..end).next() {
-            let Some(bytes) = self.open.remove(&next) else { break };
+            let Some(bytes) = self.open.remove(&next) else {
+                break;
+            };
             self.bytes -= bytes.len() as u64;
             let covered = index(end - next);
             if covered < bytes.len() {
@@ -207,8 +220,14 @@ impl Dirty {
     fn seal_full(&mut self, start: u64, object_bytes: u64) -> bool {
         let mut start = start;
         let mut sealed = false;
-        while self.open.get(&start).is_some_and(|bytes| bytes.len() as u64 >= object_bytes) {
-            let Some(mut bytes) = self.open.remove(&start) else { break };
+        while self
+            .open
+            .get(&start)
+            .is_some_and(|bytes| bytes.len() as u64 >= object_bytes)
+        {
+            let Some(mut bytes) = self.open.remove(&start) else {
+                break;
+            };
             let rest = bytes.split_off(index(object_bytes));
             self.seal(start, bytes);
             sealed = true;
@@ -223,7 +242,12 @@ impl Dirty {
     fn seal(&mut self, file_offset: u64, bytes: Vec<u8>) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.pieces.push_back(Piece { sequence, file_offset, content: bytes.into(), place: Place::Waiting });
+        self.pieces.push_back(Piece {
+            sequence,
+            file_offset,
+            content: bytes.into(),
+            place: Place::Waiting,
+        });
     }
 
     /// Seals everything.
@@ -243,11 +267,18 @@ impl Dirty {
                 found.push((from, piece.content.slice(range)));
             }
         }
-        let first = self.open.range(..=start).next_back().map_or(start, |(offset, _)| *offset);
+        let first = self
+            .open
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(offset, _)| *offset);
         for (&offset, bytes) in self.open.range(first..end) {
             let (from, to) = (offset.max(start), (offset + bytes.len() as u64).min(end));
             if from < to {
-                found.push((from, Bytes::copy_from_slice(&bytes[index(from - offset)..index(to - offset)])));
+                found.push((
+                    from,
+                    Bytes::copy_from_slice(&bytes[index(from - offset)..index(to - offset)]),
+                ));
             }
         }
         found
@@ -265,7 +296,10 @@ impl Dirty {
             }
         }
         for piece in &mut self.pieces {
-            let keep = piece.content.len().min(index(size.saturating_sub(piece.file_offset)));
+            let keep = piece
+                .content
+                .len()
+                .min(index(size.saturating_sub(piece.file_offset)));
             self.bytes -= (piece.content.len() - keep) as u64;
             piece.content.truncate(keep);
         }
@@ -275,13 +309,22 @@ impl Dirty {
 
     /// What to do next with the pieces before `target`. Pieces that are to be uploaded or packed become `Uploading`.
     pub fn next_step(&mut self, target: u64, sizes: Sizes) -> Step {
-        let count = self.pieces.iter().take_while(|piece| piece.sequence < target).count();
+        let count = self
+            .pieces
+            .iter()
+            .take_while(|piece| piece.sequence < target)
+            .count();
         if count == 0 {
             return Step::Done;
         }
         let waiting = |piece: &Piece| piece.place == Place::Waiting;
         if self.pieces.iter().take(count).all(waiting) {
-            let total: u64 = self.pieces.iter().take(count).map(|piece| piece.content.len() as u64).sum();
+            let total: u64 = self
+                .pieces
+                .iter()
+                .take(count)
+                .map(|piece| piece.content.len() as u64)
+                .sum();
             if total <= sizes.inline_limit_bytes {
                 return Step::Inline(self.inline_plan(count));
             }
@@ -335,7 +378,10 @@ impl Dirty {
     /// An object holds the pieces of a group now, one after the other, from this offset.
     pub fn stored_from(&mut self, group: &[Piece], object: NewObject, mut object_offset: u64) {
         for uploaded in group {
-            let now = self.pieces.iter_mut().find(|piece| piece.sequence == uploaded.sequence);
+            let now = self
+                .pieces
+                .iter_mut()
+                .find(|piece| piece.sequence == uploaded.sequence);
             // It may be shorter by now, or gone.
             if let Some(piece) = now {
                 piece.place = Place::Stored(object, object_offset);
@@ -361,8 +407,13 @@ impl Dirty {
     pub fn stored_plan(&self, target: u64) -> Option<CommitPlan> {
         let mut plan = CommitPlan::default();
         for piece in self.pieces.iter().take_while(|piece| piece.sequence < target) {
-            let Place::Stored(object, object_offset) = piece.place else { break };
-            let known = plan.objects.last().is_some_and(|last| last.object == object.object);
+            let Place::Stored(object, object_offset) = piece.place else {
+                break;
+            };
+            let known = plan
+                .objects
+                .last()
+                .is_some_and(|last| last.object == object.object);
             // The pieces of one object stay in one commit: an object is named for the first time only once.
             if !known && plan.writes.len() >= COMMIT_WRITES_MAX {
                 break;
@@ -374,7 +425,11 @@ impl Dirty {
             plan.writes.push(FileWrite {
                 file_offset: piece.file_offset,
                 length: piece.content.len() as u64,
-                source: ExtentSource::Object { object: object.object, object_offset, present: object.present },
+                source: ExtentSource::Object {
+                    object: object.object,
+                    object_offset,
+                    present: object.present,
+                },
             });
         }
         (!plan.writes.is_empty()).then_some(plan)
@@ -387,9 +442,14 @@ impl Dirty {
             let Some(piece) = self.pieces.front() else { return };
             let same = match (&write.source, piece.place) {
                 (ExtentSource::Inline(bytes), _) => bytes.as_ptr() == piece.content.as_ptr(),
-                (ExtentSource::Object { object, object_offset, .. }, Place::Stored(stored, stored_offset)) => {
-                    *object == stored.object && *object_offset == stored_offset
-                }
+                (
+                    ExtentSource::Object {
+                        object,
+                        object_offset,
+                        ..
+                    },
+                    Place::Stored(stored, stored_offset),
+                ) => *object == stored.object && *object_offset == stored_offset,
                 _ => false,
             };
             if same && write.file_offset == piece.file_offset {

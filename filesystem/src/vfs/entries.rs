@@ -24,14 +24,17 @@ pub enum Name {
 }
 
 /// A listing that is still right: names, types and cookies, without attributes.
-pub type Listing = Arc<Vec<(FileName, InodeNumber, FileType, u64)>>;
+pub type Listing = Arc<Vec<Row>>;
+
+/// An entry of a listing: name, inode, type and cookie.
+pub type Row = (FileName, InodeNumber, FileType, u64);
 
 #[derive(Debug, Default)]
 struct Directory {
     names: HashMap<FileName, Name>,
     complete: bool,
     /// The pages of a listing so far, and the cookie at which it goes on.
-    under_way: Option<(Vec<(FileName, InodeNumber, FileType, u64)>, u64)>,
+    under_way: Option<(Vec<Row>, u64)>,
     listing: Option<Listing>,
 }
 
@@ -45,12 +48,17 @@ pub struct EntryCache {
 impl EntryCache {
     /// A cache of at most about `limit` names.
     pub fn new(limit: usize) -> Self {
-        Self { directories: Lru::new(), limit: limit as u64 }
+        Self {
+            directories: Lru::new(),
+            limit: limit as u64,
+        }
     }
 
     /// What is known of a name.
     pub fn get(&mut self, parent: InodeNumber, name: &FileName) -> Name {
-        let Some(directory) = self.directories.get_mut(&parent) else { return Name::Unknown };
+        let Some(directory) = self.directories.get_mut(&parent) else {
+            return Name::Unknown;
+        };
         match directory.names.get(name) {
             Some(known) => *known,
             None if directory.complete => Name::Absent,
@@ -63,7 +71,8 @@ impl EntryCache {
         self.change(parent, |directory| {
             let before = directory.names.insert(name.clone(), known);
             // A look-up that only confirms leaves a listing as it is.
-            let confirms = before == Some(known) || (before.is_none() && directory.complete && known == Name::Absent);
+            let confirms =
+                before == Some(known) || (before.is_none() && directory.complete && known == Name::Absent);
             if !confirms {
                 directory.listing = None;
                 directory.under_way = None;
@@ -90,7 +99,10 @@ impl EntryCache {
     /// An own operation has made a new, empty directory.
     pub fn made_directory(&mut self, directory: InodeNumber) {
         self.change(directory, |directory| {
-            *directory = Directory { complete: true, ..Directory::default() };
+            *directory = Directory {
+                complete: true,
+                ..Directory::default()
+            };
         });
     }
 
@@ -98,9 +110,13 @@ impl EntryCache {
     pub fn listed(&mut self, directory: InodeNumber, after: u64, entries: &[DirectoryEntry], complete: bool) {
         self.change(directory, |directory| {
             for entry in entries {
-                directory.names.insert(entry.name.clone(), Name::Names(entry.inode));
+                directory
+                    .names
+                    .insert(entry.name.clone(), Name::Names(entry.inode));
             }
-            let page = entries.iter().map(|entry| (entry.name.clone(), entry.inode, entry.kind, entry.cookie));
+            let page = entries
+                .iter()
+                .map(|entry| (entry.name.clone(), entry.inode, entry.kind, entry.cookie));
             let mut pages = match directory.under_way.take() {
                 _ if after == 0 => Vec::new(),
                 Some((pages, next)) if next == after => pages,
@@ -113,8 +129,10 @@ impl EntryCache {
             pages.extend(page);
             if complete {
                 // What was believed of other names is replaced: the listing is younger.
-                directory.names =
-                    pages.iter().map(|(name, inode, _, _)| (name.clone(), Name::Names(*inode))).collect();
+                directory.names = pages
+                    .iter()
+                    .map(|(name, inode, _, _)| (name.clone(), Name::Names(*inode)))
+                    .collect();
                 directory.complete = true;
                 directory.listing = Some(Arc::new(pages));
             } else if let Some((_, _, _, next)) = pages.last() {
@@ -143,7 +161,9 @@ impl EntryCache {
         if self.directories.get_mut(&number).is_none() {
             self.directories.insert(number, Directory::default(), 0);
         }
-        let Some(directory) = self.directories.get_mut(&number) else { return };
+        let Some(directory) = self.directories.get_mut(&number) else {
+            return;
+        };
         change(directory);
         let under_way = directory.under_way.as_ref().map_or(0, |(pages, _)| pages.len());
         let listed = directory.listing.as_ref().map_or(0, |listing| listing.len());
@@ -151,7 +171,9 @@ impl EntryCache {
         self.directories.reweigh(&number, weight);
         // Whole directories go, the one used last perhaps as the only and last one: its names alone exceed the limit.
         while self.directories.weight() > self.limit {
-            let Some(oldest) = self.directories.oldest().map(|(key, _)| *key) else { break };
+            let Some(oldest) = self.directories.oldest().map(|(key, _)| *key) else {
+                break;
+            };
             self.directories.remove(&oldest);
         }
     }

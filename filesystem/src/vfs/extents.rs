@@ -21,7 +21,10 @@ pub struct ExtentCache {
 impl ExtentCache {
     /// Of a file that has just been made, or lost all its content: it is one hole, whatever its size.
     pub fn empty_file() -> Self {
-        Self { known: BTreeMap::from([(0, u64::MAX)]), ..Self::default() }
+        Self {
+            known: BTreeMap::from([(0, u64::MAX)]),
+            ..Self::default()
+        }
     }
 
     /// How much memory it takes, in units of about 256 bytes.
@@ -31,7 +34,12 @@ impl ExtentCache {
 
     /// Is everything in the range known?
     pub fn covers(&self, start: u64, end: u64) -> bool {
-        start >= end || self.known.range(..=start).next_back().is_some_and(|(_, known_end)| *known_end >= end)
+        start >= end
+            || self
+                .known
+                .range(..=start)
+                .next_back()
+                .is_some_and(|(_, known_end)| *known_end >= end)
     }
 
     /// The first part of the range that is not known.
@@ -45,12 +53,19 @@ impl ExtentCache {
 
     /// The extents in the range, clipped to it, in order.
     pub fn slice(&self, start: u64, end: u64) -> Vec<Extent> {
-        let first = self.extents.range(..=start).next_back().map_or(start, |(offset, _)| *offset);
-        self.extents.range(first..end).filter_map(|(_, extent)| extent.clipped(start, end)).collect()
+        let first = self
+            .extents
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(offset, _)| *offset);
+        self.extents
+            .range(first..end)
+            .filter_map(|(_, extent)| extent.clipped(start, end))
+            .collect()
     }
 
     /// The range is known now: these extents, and holes between them.
-    pub fn learn(&mut self, start: u64, end: u64, extents: Vec<Extent>) {
+    pub fn learn(&mut self, start: u64, end: u64, extents: &[Extent]) {
         if start >= end {
             return;
         }
@@ -67,7 +82,15 @@ impl ExtentCache {
     /// The range has this content now.
     pub fn write(&mut self, file_offset: u64, length: u64, source: ExtentSource) {
         if length > 0 {
-            self.learn(file_offset, file_offset + length, vec![Extent { file_offset, length, source }]);
+            self.learn(
+                file_offset,
+                file_offset + length,
+                &[Extent {
+                    file_offset,
+                    length,
+                    source,
+                }],
+            );
         }
     }
 
@@ -93,11 +116,24 @@ impl ExtentCache {
 
     /// Removes the extents of a range; those that reach beyond it keep their other parts.
     fn cut(&mut self, start: u64, end: u64) {
-        let first = self.extents.range(..=start).next_back().map_or(start, |(offset, _)| *offset);
-        let touched: Vec<u64> = self.extents.range(first..end).map(|(offset, _)| *offset).collect();
+        let first = self
+            .extents
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(offset, _)| *offset);
+        let touched: Vec<u64> = self
+            .extents
+            .range(first..end)
+            .map(|(offset, _)| *offset)
+            .collect();
         for offset in touched {
-            let Some(extent) = self.remove(offset) else { continue };
-            for part in [extent.clipped(0, start), extent.clipped(end, u64::MAX)].into_iter().flatten() {
+            let Some(extent) = self.remove(offset) else {
+                continue;
+            };
+            for part in [extent.clipped(0, start), extent.clipped(end, u64::MAX)]
+                .into_iter()
+                .flatten()
+            {
                 self.insert(part);
             }
         }
@@ -118,7 +154,12 @@ impl ExtentCache {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::cast_possible_truncation
+    )]
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -137,12 +178,12 @@ mod tests {
     fn only_what_was_learnt_is_known() {
         let mut cache = ExtentCache::default();
         assert!(!cache.covers(0, 1));
-        cache.learn(10, 20, vec![inline(12, b"abc")]);
+        cache.learn(10, 20, &[inline(12, b"abc")]);
         assert!(cache.covers(10, 20) && !cache.covers(9, 20) && !cache.covers(10, 21));
         assert_eq!(cache.first_unknown(10, 30), Some(20));
         assert_eq!(cache.first_unknown(0, 30), Some(0));
         assert_eq!(cache.first_unknown(12, 20), None);
-        cache.learn(20, 30, Vec::new());
+        cache.learn(20, 30, &[]);
         assert!(cache.covers(10, 30));
         assert_eq!(cache.slice(13, 30), [inline(13, b"bc")]);
     }

@@ -118,7 +118,12 @@ impl Core {
     }
 
     /// Asks for a range of an object's content, which must lie within it. What is not there starts to be fetched now.
-    pub fn request_content(self: &Arc<Self>, object: ObjectId, present: Sides, content: Range<u64>) -> Pending {
+    pub fn request_content(
+        self: &Arc<Self>,
+        object: ObjectId,
+        present: Sides,
+        content: Range<u64>,
+    ) -> Pending {
         let last = content.end.div_ceil(BLOCK);
         let mut slots = Vec::new();
         let mut runs = lock(&self.fetches.runs);
@@ -166,7 +171,12 @@ impl Core {
         Pending { content, slots }
     }
 
-    fn known_block(&self, runs: &HashMap<(ObjectId, u64), Run>, object: ObjectId, block: u64) -> Option<Slot> {
+    fn known_block(
+        &self,
+        runs: &HashMap<(ObjectId, u64), Run>,
+        object: ObjectId,
+        block: u64,
+    ) -> Option<Slot> {
         if let Some(run) = runs.get(&(object, block)) {
             return Some(Slot::Coming(run.clone()));
         }
@@ -218,13 +228,17 @@ impl Core {
     ) -> Result<Vec<Bytes>, FetchFailure> {
         let _permit = self.fetches.downloads.acquire().await.ok();
         let content = blocks.start * BLOCK..(blocks.end * BLOCK).min(end);
-        let fetched = self.buckets.fetch(object, present, content).await.map_err(|error| {
-            tracing::warn!(%object, %error, "content could not be read");
-            match error {
-                PairError::Missing { .. } | PairError::Damaged { .. } => FetchFailure::Lost,
-                PairError::Unavailable { .. } => FetchFailure::Unavailable,
-            }
-        })?;
+        let fetched = self
+            .buckets
+            .fetch(object, present, content)
+            .await
+            .map_err(|error| {
+                tracing::warn!(%object, %error, "content could not be read");
+                match error {
+                    PairError::Missing { .. } | PairError::Damaged { .. } => FetchFailure::Lost,
+                    PairError::Unavailable { .. } => FetchFailure::Unavailable,
+                }
+            })?;
         if fetched.near_missing || fetched.near_damaged {
             self.repair_near(object);
         }

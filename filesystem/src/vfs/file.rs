@@ -21,7 +21,7 @@ use super::write_out::Urgency;
 const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
 /// What a flush may take beyond the write limit of one upload: waiting for its turn, and the commit.
-const FLUSH_GRACE: Duration = Duration::from_secs(60);
+const FLUSH_GRACE: Duration = Duration::from_mins(1);
 
 impl Vfs {
     /// Finds or makes a regular file and opens it. `exclusive` is `O_EXCL`.
@@ -39,9 +39,19 @@ impl Vfs {
         let core = &self.core;
         core.check_writable()?;
         let number = core.session.take_inode().await.map_err(|error| error.errno())?;
-        let new = NewInode { inode: number, mode, umask };
+        let new = NewInode {
+            inode: number,
+            mode,
+            umask,
+        };
         let parent = core.caches.real(parent);
-        let operation = Operation::Create { parent, name, new, exclusive, truncate: flags.truncate };
+        let operation = Operation::Create {
+            parent,
+            name,
+            new,
+            exclusive,
+            truncate: flags.truncate,
+        };
         match core.ask(caller, operation).await? {
             Reply::Created { attributes, .. } => {
                 let inode = core.caches.inodes.get(attributes.inode);
@@ -87,11 +97,24 @@ impl Vfs {
         let core = &self.core;
         let inode = core.inode(inode);
         // Nothing that was written before may be committed after the content is gone.
-        let _turn = if flags.truncate { Some(inode.turn.lock().await) } else { None };
+        let _turn = if flags.truncate {
+            Some(inode.turn.lock().await)
+        } else {
+            None
+        };
         if flags.truncate {
             core.forget_unwritten(&mut inode.state());
         }
-        match core.ask(caller, Operation::Open { inode: inode.number, truncate: flags.truncate }).await? {
+        match core
+            .ask(
+                caller,
+                Operation::Open {
+                    inode: inode.number,
+                    truncate: flags.truncate,
+                },
+            )
+            .await?
+        {
             Reply::Attributes(attributes) => {
                 let mut state = inode.state();
                 state.stale = false;
@@ -170,10 +193,17 @@ impl Vfs {
     }
 
     /// `close` of one descriptor, done at once: nothing is unwritten, nothing to tell, no lock to give back.
-    pub fn try_flush(&self, inode: InodeNumber, handle: Handle, lock_owner: u64) -> Option<Result<(), Errno>> {
+    pub fn try_flush(
+        &self,
+        inode: InodeNumber,
+        handle: Handle,
+        lock_owner: u64,
+    ) -> Option<Result<(), Errno>> {
         let _ = inode;
         let core = &self.core;
-        let Some(HandleState::File(inode, _)) = core.handle(handle) else { return Some(Err(Errno::BadHandle)) };
+        let Some(HandleState::File(inode, _)) = core.handle(handle) else {
+            return Some(Err(Errno::BadHandle));
+        };
         if lock(&core.caches.locks).holds(inode.number, LockFamily::Record, lock_owner) {
             return None;
         }
@@ -186,10 +216,18 @@ impl Vfs {
 
     /// `close` of one descriptor: with durability `close` returns when everything written to the inode is stored. Gives back
     /// the record locks of the owner.
-    pub async fn flush(&self, caller: Caller, inode: InodeNumber, handle: Handle, lock_owner: u64) -> Result<(), Errno> {
+    pub async fn flush(
+        &self,
+        caller: Caller,
+        inode: InodeNumber,
+        handle: Handle,
+        lock_owner: u64,
+    ) -> Result<(), Errno> {
         let _ = inode;
         let core = &self.core;
-        let Some(HandleState::File(inode, _)) = core.handle(handle) else { return Err(Errno::BadHandle) };
+        let Some(HandleState::File(inode, _)) = core.handle(handle) else {
+            return Err(Errno::BadHandle);
+        };
         let locked = lock(&core.caches.locks).holds(inode.number, LockFamily::Record, lock_owner);
         // Whoever gets the lock next must see what was written under it.
         let flushed = if locked || core.session.format().settings.durability == Durability::Close {
@@ -199,7 +237,8 @@ impl Vfs {
             core.take_error(&inode)
         };
         if locked {
-            core.unlock_all(caller, &inode, LockFamily::Record, lock_owner).await?;
+            core.unlock_all(caller, &inode, LockFamily::Record, lock_owner)
+                .await?;
         }
         flushed
     }
@@ -223,8 +262,11 @@ impl Vfs {
     pub fn release(&self, inode: InodeNumber, handle: Handle, flock_owner: Option<u64>) {
         let _ = inode;
         let core = &self.core;
-        let Some(HandleState::File(inode, _)) = core.take_handle(handle) else { return };
-        let unlock = flock_owner.filter(|owner| lock(&core.caches.locks).holds(inode.number, LockFamily::Flock, *owner));
+        let Some(HandleState::File(inode, _)) = core.take_handle(handle) else {
+            return;
+        };
+        let unlock = flock_owner
+            .filter(|owner| lock(&core.caches.locks).holds(inode.number, LockFamily::Flock, *owner));
         let unwritten = {
             let mut state = inode.state();
             state.handles = state.handles.saturating_sub(1);
@@ -249,7 +291,13 @@ impl Vfs {
 }
 
 impl Core {
-    fn opened(&self, inode: &Arc<Inode>, state: &mut InodeState, attributes: &Attributes, flags: OpenFlags) -> Opened {
+    fn opened(
+        &self,
+        inode: &Arc<Inode>,
+        state: &mut InodeState,
+        attributes: &Attributes,
+        flags: OpenFlags,
+    ) -> Opened {
         state.handles += 1;
         let version = state.attributes.as_ref().unwrap_or(attributes).content_version;
         let keep_cache = state.pages_version == Some(version);
@@ -265,7 +313,10 @@ impl Core {
             return;
         }
         for _ in 0..std::mem::take(&mut state.opens_sent) {
-            drop(self.session.request(Caller::ROOT, Operation::Release { inode: inode.number }));
+            drop(
+                self.session
+                    .request(Caller::ROOT, Operation::Release { inode: inode.number }),
+            );
         }
     }
 
@@ -277,9 +328,18 @@ impl Core {
     }
 
     /// Copies into the buffer. `false` if there is no room.
-    fn buffer(self: &Arc<Self>, caller: &Caller, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<bool, Errno> {
+    fn buffer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<bool, Errno> {
         self.check_writable()?;
-        if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_SIZE_MAX) {
+        if offset
+            .checked_add(data.len() as u64)
+            .is_none_or(|end| end > FILE_SIZE_MAX)
+        {
             return Err(Errno::FileTooBig);
         }
         let length = data.len() as u64;
@@ -296,7 +356,9 @@ impl Core {
         let before = state.dirty.bytes();
         let was_empty = state.dirty.is_empty();
         let time = (self.options.clock)();
-        let sealed = state.dirty.write(offset, data, self.options.object_size_bytes, Instant::now(), time);
+        let sealed = state
+            .dirty
+            .write(offset, data, self.options.object_size_bytes, Instant::now(), time);
         state.dirty.clear_privileges |= caller.user != 0;
         let after = state.dirty.bytes();
         let scattered = state.dirty.open_ranges() > OPEN_RANGES_MAX;
@@ -326,7 +388,10 @@ impl Core {
     }
 
     async fn append_offset_asked(&self, caller: &Caller, inode: &Inode, believed: u64) -> Result<u64, Errno> {
-        match self.ask(caller.clone(), Operation::GetAttributes { inode: inode.number }).await? {
+        match self
+            .ask(caller.clone(), Operation::GetAttributes { inode: inode.number })
+            .await?
+        {
             Reply::Attributes(attributes) => {
                 let size = inode.state().seen(&attributes).size_bytes;
                 self.append_at(inode, size, believed);
@@ -346,7 +411,10 @@ impl Core {
     /// Stores everything that was written to the inode, and tells what went wrong with it.
     pub async fn flush_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), Errno> {
         let limit = self.options.write_limit + FLUSH_GRACE;
-        if timeout(limit, self.write_out(inode, Urgency::Flush)).await.is_err() {
+        if timeout(limit, self.write_out(inode, Urgency::Flush))
+            .await
+            .is_err()
+        {
             return Err(Errno::InputOutput);
         }
         self.take_error(inode)
@@ -365,8 +433,25 @@ impl Core {
         family: LockFamily,
         owner: u64,
     ) -> Result<(), Errno> {
-        let lock = Lock { family, kind: LockKind::Unlock, start: 0, end: u64::MAX, owner, process: 0 };
-        match self.ask(caller, Operation::SetLock { inode: inode.number, lock, wait: false }).await? {
+        let lock = Lock {
+            family,
+            kind: LockKind::Unlock,
+            start: 0,
+            end: u64::MAX,
+            owner,
+            process: 0,
+        };
+        match self
+            .ask(
+                caller,
+                Operation::SetLock {
+                    inode: inode.number,
+                    lock,
+                    wait: false,
+                },
+            )
+            .await?
+        {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -23,10 +23,16 @@ impl HeldLocks {
                 continue;
             }
             if old.start < lock.start {
-                kept.push(Lock { end: lock.start - 1, ..old });
+                kept.push(Lock {
+                    end: lock.start - 1,
+                    ..old
+                });
             }
             if lock.end < old.end {
-                kept.push(Lock { start: lock.end + 1, ..old });
+                kept.push(Lock {
+                    start: lock.end + 1,
+                    ..old
+                });
             }
         }
         if lock.kind != LockKind::Unlock {
@@ -41,14 +47,19 @@ impl HeldLocks {
 
     /// Does this owner hold locks of the family?
     pub fn holds(&self, inode: InodeNumber, family: LockFamily, owner: u64) -> bool {
-        self.by_inode
-            .get(&inode)
-            .is_some_and(|locks| locks.iter().any(|lock| lock.family == family && lock.owner == owner))
+        self.by_inode.get(&inode).is_some_and(|locks| {
+            locks
+                .iter()
+                .any(|lock| lock.family == family && lock.owner == owner)
+        })
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<(InodeNumber, Lock)> {
-        self.by_inode.iter().flat_map(|(inode, locks)| locks.iter().map(|lock| (*inode, *lock))).collect()
+        self.by_inode
+            .iter()
+            .flat_map(|(inode, locks)| locks.iter().map(|lock| (*inode, *lock)))
+            .collect()
     }
 
     /// The session is over: the locks are lost. Returns whose.
@@ -62,7 +73,14 @@ mod tests {
     use super::*;
 
     fn lock(kind: LockKind, start: u64, end: u64, owner: u64) -> Lock {
-        Lock { family: LockFamily::Record, kind, start, end, owner, process: 1 }
+        Lock {
+            family: LockFamily::Record,
+            kind,
+            start,
+            end,
+            owner,
+            process: 1,
+        }
     }
 
     #[test]
@@ -72,7 +90,11 @@ mod tests {
         held.granted(inode, lock(LockKind::Write, 0, u64::MAX, 1));
         held.granted(inode, lock(LockKind::Read, 5, 9, 2));
         held.granted(inode, lock(LockKind::Unlock, 10, 19, 1));
-        let all: Vec<_> = held.all().into_iter().map(|(_, lock)| (lock.start, lock.end, lock.owner)).collect();
+        let all: Vec<_> = held
+            .all()
+            .into_iter()
+            .map(|(_, lock)| (lock.start, lock.end, lock.owner))
+            .collect();
         assert_eq!(all, [(0, 9, 1), (20, u64::MAX, 1), (5, 9, 2)]);
         assert!(held.holds(inode, LockFamily::Record, 1) && !held.holds(inode, LockFamily::Flock, 1));
         held.granted(inode, lock(LockKind::Unlock, 0, u64::MAX, 1));

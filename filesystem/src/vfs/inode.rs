@@ -131,7 +131,9 @@ impl InodeState {
     /// An own commit has changed the content from what the kernel's pages already hold.
     pub fn committed(&mut self, attributes: &Attributes) {
         self.pages_version = match (self.pages_version, self.attributes) {
-            (Some(pages), Some(before)) if pages == before.content_version => Some(attributes.content_version),
+            (Some(pages), Some(before)) if pages == before.content_version => {
+                Some(attributes.content_version)
+            }
             _ => None,
         };
         self.extended_attributes.clear();
@@ -171,7 +173,11 @@ impl InodeState {
 
     /// How much memory it takes, in units of about 256 bytes.
     pub fn weight(&self) -> u64 {
-        let values: usize = self.extended_attributes.values().map(|value| value.as_ref().map_or(0, Bytes::len)).sum();
+        let values: usize = self
+            .extended_attributes
+            .values()
+            .map(|value| value.as_ref().map_or(0, Bytes::len))
+            .sum();
         2 + self.extents.weight() + values as u64 / 256
     }
 }

@@ -21,7 +21,10 @@ pub struct Inodes {
 impl Inodes {
     /// An empty table that forgets inodes beyond this weight (of [`super::inode::InodeState::weight`]).
     pub fn new(weight_max: u64) -> Self {
-        Self { table: Mutex::new(Lru::new()), weight_max }
+        Self {
+            table: Mutex::new(Lru::new()),
+            weight_max,
+        }
     }
 
     /// The inode, if anything is known of it.
@@ -41,7 +44,11 @@ impl Inodes {
             if table.weight() <= self.weight_max {
                 break;
             }
-            let Some((oldest, candidate)) = table.oldest().map(|(number, inode)| (*number, Arc::clone(inode))) else { break };
+            let Some((oldest, candidate)) =
+                table.oldest().map(|(number, inode)| (*number, Arc::clone(inode)))
+            else {
+                break;
+            };
             // Two references: the table's and the one just made. With more, somebody works with it, and a second
             // inode of the same number would miss what the first is told.
             if Arc::strong_count(&candidate) == 2 && candidate.state().is_idle() {
@@ -60,7 +67,10 @@ impl Inodes {
 
     /// All of them, in the order of their numbers.
     pub fn all(&self) -> Vec<Arc<Inode>> {
-        let mut all: Vec<_> = lock(&self.table).iter().map(|(_, inode)| Arc::clone(inode)).collect();
+        let mut all: Vec<_> = lock(&self.table)
+            .iter()
+            .map(|(_, inode)| Arc::clone(inode))
+            .collect();
         all.sort_unstable_by_key(|inode| inode.number);
         all
     }

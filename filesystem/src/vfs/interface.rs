@@ -62,6 +62,7 @@ pub struct Handle(pub u64);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // They are independent flags of `open`.
 pub struct OpenFlags {
     /// `O_WRONLY` or `O_RDWR`.
     pub write: bool,

@@ -7,11 +7,11 @@
 use std::sync::{Arc, Mutex};
 
 use twinshore_protocol::reply::DirectoryEntry;
-use twinshore_protocol::{Caller, Errno, FileName, FileType, InodeNumber, Operation, Reply};
+use twinshore_protocol::{Caller, Errno, InodeNumber, Operation, Reply};
 
 use super::Vfs;
 use super::core::{Core, HandleState};
-use super::entries::Listing;
+use super::entries::{Listing, Row};
 use super::inode::lock;
 use super::interface::{DirectoryPage, Handle, ListedEntry};
 
@@ -24,8 +24,6 @@ const LARGEST_PAGE: u32 = 8192;
 
 /// Cookies below this are those of `.` and `..`, which the adapter adds.
 const FIRST_COOKIE: u64 = 3;
-
-type Row = (FileName, InodeNumber, FileType, u64);
 
 /// The page of a handle.
 #[derive(Debug, Default)]
@@ -53,7 +51,9 @@ impl Vfs {
     /// Opens a directory. The service need not know: a listing that goes on in a removed directory ends.
     pub fn open_directory(&self, inode: InodeNumber) -> Handle {
         let _ = inode;
-        self.core.add_handle(HandleState::Directory(Arc::new(Mutex::new(ListingBuffer::default()))))
+        self.core.add_handle(HandleState::Directory(Arc::new(Mutex::new(
+            ListingBuffer::default(),
+        ))))
     }
 
     /// Gives the handle of a directory back.
@@ -75,7 +75,8 @@ impl Vfs {
         if after == 0 {
             // A listing begins, or begins anew: it shows what is there now.
             *buffer = ListingBuffer::default();
-            self.core.use_leased_listing(self.core.caches.real(inode), &mut buffer, limit, with_attributes);
+            self.core
+                .use_leased_listing(self.core.caches.real(inode), &mut buffer, limit, with_attributes);
         }
         self.core.portion(&buffer, after, limit, with_attributes)
     }
@@ -97,13 +98,26 @@ impl Vfs {
         let buffer = self.core.directory(handle)?;
         let directory = self.core.caches.real(inode);
         let from = if after < FIRST_COOKIE { 0 } else { after };
-        let page = lock(&buffer).page.saturating_mul(4).clamp(FIRST_PAGE, LARGEST_PAGE);
-        let operation = Operation::ReadDirectory { directory, after: from, limit: page, with_attributes };
+        let page = lock(&buffer)
+            .page
+            .saturating_mul(4)
+            .clamp(FIRST_PAGE, LARGEST_PAGE);
+        let operation = Operation::ReadDirectory {
+            directory,
+            after: from,
+            limit: page,
+            with_attributes,
+        };
         let Reply::Directory { entries, complete } = self.core.ask(caller, operation).await? else {
             return Err(Errno::InputOutput);
         };
         let mut buffer = lock(&buffer);
-        *buffer = ListingBuffer { rows: Arc::new(rows(entries)), from: Some(from), complete, page };
+        *buffer = ListingBuffer {
+            rows: Arc::new(rows(entries)),
+            from: Some(from),
+            complete,
+            page,
+        };
         self.core.portion(&buffer, after, limit, with_attributes).ok_or_else(|| {
             tracing::error!(%directory, "an incomplete page without entries: check the version of the metadata service");
             Errno::InputOutput
@@ -112,7 +126,10 @@ impl Vfs {
 }
 
 fn rows(entries: Vec<DirectoryEntry>) -> Vec<Row> {
-    entries.into_iter().map(|entry| (entry.name, entry.inode, entry.kind, entry.cookie)).collect()
+    entries
+        .into_iter()
+        .map(|entry| (entry.name, entry.inode, entry.kind, entry.cookie))
+        .collect()
 }
 
 impl Core {
@@ -124,11 +141,19 @@ impl Core {
         }
     }
 
-    fn use_leased_listing(&self, directory: InodeNumber, buffer: &mut ListingBuffer, limit: usize, with_attributes: bool) {
+    fn use_leased_listing(
+        &self,
+        directory: InodeNumber,
+        buffer: &mut ListingBuffer,
+        limit: usize,
+        with_attributes: bool,
+    ) {
         if !self.session.lease_is_valid() {
             return;
         }
-        let Some(rows) = lock(&self.caches.entries).listing(directory) else { return };
+        let Some(rows) = lock(&self.caches.entries).listing(directory) else {
+            return;
+        };
         // One message for all attributes is better than a look-up for each.
         let known = |row: &Row| {
             let inode = self.caches.inodes.find(row.1);
@@ -137,7 +162,12 @@ impl Core {
         if with_attributes && !rows.iter().take(limit).all(known) {
             return;
         }
-        *buffer = ListingBuffer { rows, from: Some(0), complete: true, page: 0 };
+        *buffer = ListingBuffer {
+            rows,
+            from: Some(0),
+            complete: true,
+            page: 0,
+        };
     }
 
     fn portion(
@@ -161,10 +191,18 @@ impl Core {
                 kind: *kind,
                 cookie: *cookie,
                 attributes: with_attributes
-                    .then(|| self.caches.inodes.find(*number).and_then(|inode| self.leased_attributes(&inode)))
+                    .then(|| {
+                        self.caches
+                            .inodes
+                            .find(*number)
+                            .and_then(|inode| self.leased_attributes(&inode))
+                    })
                     .flatten(),
             })
             .collect();
-        Some(DirectoryPage { entries, complete: buffer.complete && count == rows.len() })
+        Some(DirectoryPage {
+            entries,
+            complete: buffer.complete && count == rows.len(),
+        })
     }
 }

@@ -19,7 +19,10 @@ struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.answered {
-            let operation = Operation::CancelLock { inode: self.inode, owner: self.owner };
+            let operation = Operation::CancelLock {
+                inode: self.inode,
+                owner: self.owner,
+            };
             drop(self.core.session.request(Caller::ROOT, operation));
         }
     }
@@ -27,7 +30,12 @@ impl Drop for Waiting {
 
 impl Vfs {
     /// `F_GETLK`: the lock in the way, if any.
-    pub async fn get_lock(&self, caller: Caller, inode: InodeNumber, lock: Lock) -> Result<Option<Lock>, Errno> {
+    pub async fn get_lock(
+        &self,
+        caller: Caller,
+        inode: InodeNumber,
+        lock: Lock,
+    ) -> Result<Option<Lock>, Errno> {
         let inode = self.core.caches.real(inode);
         match self.core.ask(caller, Operation::GetLock { inode, lock }).await? {
             Reply::Lock(lock) => Ok(lock),
@@ -37,7 +45,13 @@ impl Vfs {
 
     /// Takes, changes or gives back a lock. Without `wait`, `EAGAIN` if it is held. Dropping the future of a waiting request
     /// cancels it.
-    pub async fn set_lock(&self, caller: Caller, inode: InodeNumber, lock: Lock, wait: bool) -> Result<(), Errno> {
+    pub async fn set_lock(
+        &self,
+        caller: Caller,
+        inode: InodeNumber,
+        lock: Lock,
+        wait: bool,
+    ) -> Result<(), Errno> {
         let core = &self.core;
         let inode = core.inode(inode);
         // Whoever gets the lock next must see what was written under it. A failure stays with the file and does not
@@ -45,9 +59,22 @@ impl Vfs {
         if lock.kind != LockKind::Write {
             core.write_out(&inode, super::write_out::Urgency::Flush).await;
         }
-        let mut waiting =
-            Waiting { core: Arc::clone(core), inode: inode.number, owner: lock.owner, answered: !wait };
-        let answer = core.ask(caller, Operation::SetLock { inode: inode.number, lock, wait }).await;
+        let mut waiting = Waiting {
+            core: Arc::clone(core),
+            inode: inode.number,
+            owner: lock.owner,
+            answered: !wait,
+        };
+        let answer = core
+            .ask(
+                caller,
+                Operation::SetLock {
+                    inode: inode.number,
+                    lock,
+                    wait,
+                },
+            )
+            .await;
         waiting.answered = true;
         match answer? {
             Reply::Done => Ok(()),
@@ -58,7 +85,11 @@ impl Vfs {
     /// Gives up waiting: the waiting request answers `EINTR`.
     pub async fn cancel_lock(&self, caller: Caller, inode: InodeNumber, owner: u64) -> Result<(), Errno> {
         let inode = self.core.caches.real(inode);
-        match self.core.ask(caller, Operation::CancelLock { inode, owner }).await? {
+        match self
+            .core
+            .ask(caller, Operation::CancelLock { inode, owner })
+            .await?
+        {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

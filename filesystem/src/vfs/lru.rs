@@ -24,7 +24,12 @@ pub struct Lru<K, V> {
 impl<K: Eq + Hash + Clone, V> Lru<K, V> {
     /// An empty map.
     pub fn new() -> Self {
-        Self { slots: HashMap::new(), by_use: BTreeMap::new(), uses: 0, weight: 0 }
+        Self {
+            slots: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            weight: 0,
+        }
     }
 
     /// The sum of the weights.
@@ -62,7 +67,14 @@ impl<K: Eq + Hash + Clone, V> Lru<K, V> {
         self.remove(&key);
         self.uses += 1;
         self.by_use.insert(self.uses, key.clone());
-        self.slots.insert(key, Slot { value, used: self.uses, weight });
+        self.slots.insert(
+            key,
+            Slot {
+                value,
+                used: self.uses,
+                weight,
+            },
+        );
         self.weight += weight;
     }
 
@@ -90,7 +102,9 @@ impl<K: Eq + Hash + Clone, V> Lru<K, V> {
 
     /// All entries, the least recently used first: an order that does not depend on hashing.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.by_use.values().filter_map(|key| self.slots.get(key).map(|slot| (key, &slot.value)))
+        self.by_use
+            .values()
+            .filter_map(|key| self.slots.get(key).map(|slot| (key, &slot.value)))
     }
 
     /// Takes everything out.

@@ -61,8 +61,8 @@ use twinshore_protocol::{Caller, Errno, FileName, FileType, InodeNumber, Operati
 use twinshore_storage::pair::BucketPair;
 
 pub use self::interface::{
-    Attributed, BlockCache, DirectoryPage, Found, Handle, KernelInvalidator, ListedEntry, OpenFlags, Opened, TaskRunner,
-    Usage,
+    Attributed, BlockCache, DirectoryPage, Found, Handle, KernelInvalidator, ListedEntry, OpenFlags, Opened,
+    TaskRunner, Usage,
 };
 pub use self::options::{Clock, PACK_LIMIT_BYTES, VfsOptions};
 
@@ -110,7 +110,9 @@ pub struct Vfs {
 
 impl std::fmt::Debug for Vfs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vfs").field("session", &self.core.session).finish_non_exhaustive()
+        f.debug_struct("Vfs")
+            .field("session", &self.core.session)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,7 +124,12 @@ impl Vfs {
         surroundings: Surroundings,
         options: VfsOptions,
     ) -> Result<Self, MountError> {
-        let Surroundings { buckets, blocks, kernel, tasks } = surroundings;
+        let Surroundings {
+            buckets,
+            blocks,
+            kernel,
+            tasks,
+        } = surroundings;
         let caches = Arc::new(Caches::new(
             Inodes::new(options.inode_cache_units),
             EntryCache::new(options.entry_cache_names),
@@ -133,9 +140,14 @@ impl Vfs {
         let handler = Arc::clone(&caches);
         let session = Session::connect(transport, session, handler).await?;
         let subdirectory = options.subdirectory.clone();
-        let vfs = Self { core: Core::start(session, caches, options, buckets, blocks) };
+        let vfs = Self {
+            core: Core::start(session, caches, options, buckets, blocks),
+        };
         let root = vfs.resolve(&subdirectory).await.map_err(|errno| {
-            let path = subdirectory.iter().map(|name| format!("/{name}")).collect();
+            let path = subdirectory
+                .iter()
+                .flat_map(|name| ["/".to_owned(), name.to_string()])
+                .collect();
             MountError::Subdirectory { path, errno }
         })?;
         vfs.core.caches.set_root(root);
@@ -146,7 +158,10 @@ impl Vfs {
     async fn resolve(&self, path: &[FileName]) -> Result<InodeNumber, Errno> {
         let mut directory = InodeNumber::ROOT;
         for name in path {
-            let operation = Operation::Lookup { parent: directory, name: name.clone() };
+            let operation = Operation::Lookup {
+                parent: directory,
+                name: name.clone(),
+            };
             directory = match self.core.ask(Caller::ROOT, operation).await? {
                 Reply::Entry(attributes) if attributes.kind == FileType::Directory => attributes.inode,
                 Reply::Entry(_) => return Err(Errno::NotDirectory),
@@ -175,7 +190,10 @@ impl Vfs {
     pub async fn flush_everything(&self) -> Result<(), Errno> {
         let numbers: Vec<_> = lock(&self.core.dirty).iter().copied().collect();
         let mut writes = Vec::new();
-        for inode in numbers.into_iter().filter_map(|number| self.core.caches.inodes.find(number)) {
+        for inode in numbers
+            .into_iter()
+            .filter_map(|number| self.core.caches.inodes.find(number))
+        {
             let core = Arc::clone(&self.core);
             writes.push(self.core.runtime.spawn(async move {
                 core.write_out(&inode, Urgency::Flush).await;

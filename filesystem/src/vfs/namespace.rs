@@ -36,12 +36,25 @@ impl Vfs {
         }
         let core = &self.core;
         let parent = core.caches.real(parent);
-        match core.ask(caller, Operation::Lookup { parent, name: name.clone() }).await {
+        match core
+            .ask(
+                caller,
+                Operation::Lookup {
+                    parent,
+                    name: name.clone(),
+                },
+            )
+            .await
+        {
             Ok(Reply::Entry(attributes)) => Ok(Found::Entry(core.attributed_reply(&attributes))),
             Ok(other) => Err(unexpected(&other)),
             Err(Errno::NotFound) => {
                 let leased = lock(&core.caches.entries).get(parent, &name) == Name::Absent;
-                Ok(Found::Absent(if leased { core.session.lease_remaining() } else { std::time::Duration::ZERO }))
+                Ok(Found::Absent(if leased {
+                    core.session.lease_remaining()
+                } else {
+                    std::time::Duration::ZERO
+                }))
             }
             Err(errno) => Err(errno),
         }
@@ -56,7 +69,11 @@ impl Vfs {
 
     async fn new_number(&self) -> Result<InodeNumber, Errno> {
         self.core.check_writable()?;
-        self.core.session.take_inode().await.map_err(|error| error.errno())
+        self.core
+            .session
+            .take_inode()
+            .await
+            .map_err(|error| error.errno())
     }
 
     /// Makes a regular file without opening it, a pipe, a socket or a device.
@@ -71,9 +88,23 @@ impl Vfs {
         kind: FileType,
         device: u32,
     ) -> Result<Attributed, Errno> {
-        let new = NewInode { inode: self.new_number().await?, mode, umask };
+        let new = NewInode {
+            inode: self.new_number().await?,
+            mode,
+            umask,
+        };
         let parent = self.core.caches.real(parent);
-        self.entry(caller, Operation::MakeNode { parent, name, new, kind, device }).await
+        self.entry(
+            caller,
+            Operation::MakeNode {
+                parent,
+                name,
+                new,
+                kind,
+                device,
+            },
+        )
+        .await
     }
 
     /// Makes a directory.
@@ -85,9 +116,14 @@ impl Vfs {
         mode: u16,
         umask: u16,
     ) -> Result<Attributed, Errno> {
-        let new = NewInode { inode: self.new_number().await?, mode, umask };
+        let new = NewInode {
+            inode: self.new_number().await?,
+            mode,
+            umask,
+        };
         let parent = self.core.caches.real(parent);
-        self.entry(caller, Operation::MakeDirectory { parent, name, new }).await
+        self.entry(caller, Operation::MakeDirectory { parent, name, new })
+            .await
     }
 
     /// Makes a symbolic link.
@@ -100,7 +136,16 @@ impl Vfs {
     ) -> Result<Attributed, Errno> {
         let inode = self.new_number().await?;
         let parent = self.core.caches.real(parent);
-        self.entry(caller, Operation::SymbolicLink { parent, name, inode, target }).await
+        self.entry(
+            caller,
+            Operation::SymbolicLink {
+                parent,
+                name,
+                inode,
+                target,
+            },
+        )
+        .await
     }
 
     /// Gives an inode another name.
@@ -132,9 +177,15 @@ impl Vfs {
     }
 
     /// Removes an empty directory.
-    pub async fn remove_directory(&self, caller: Caller, parent: InodeNumber, name: FileName) -> Result<(), Errno> {
+    pub async fn remove_directory(
+        &self,
+        caller: Caller,
+        parent: InodeNumber,
+        name: FileName,
+    ) -> Result<(), Errno> {
         let parent = self.core.caches.real(parent);
-        self.remove(caller, Operation::RemoveDirectory { parent, name }).await
+        self.remove(caller, Operation::RemoveDirectory { parent, name })
+            .await
     }
 
     /// Moves a name.
@@ -150,7 +201,20 @@ impl Vfs {
         self.core.check_writable()?;
         let caches = &self.core.caches;
         let (parent, new_parent) = (caches.real(parent), caches.real(new_parent));
-        match self.core.ask(caller, Operation::Rename { parent, name, new_parent, new_name, mode }).await? {
+        match self
+            .core
+            .ask(
+                caller,
+                Operation::Rename {
+                    parent,
+                    name,
+                    new_parent,
+                    new_name,
+                    mode,
+                },
+            )
+            .await?
+        {
             Reply::Renamed { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -62,7 +62,7 @@ impl VfsOptions {
             readahead_total_bytes: 128 << 20,
             inode_cache_units: 1 << 19,
             entry_cache_names: 1 << 19,
-            write_limit: Duration::from_secs(60),
+            write_limit: Duration::from_mins(1),
             read_limit: Duration::from_secs(30),
             idle_limit: Duration::from_secs(1),
             age_limit: Duration::from_secs(5),

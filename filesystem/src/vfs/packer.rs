@@ -59,7 +59,12 @@ impl Core {
         let starts = {
             let mut gathered = lock(&self.packer.gathered);
             gathered.bytes += pieces.iter().map(|piece| piece.content.len()).sum::<usize>();
-            gathered.items.push(Item { inode: Arc::clone(inode), pieces, until, done });
+            gathered.items.push(Item {
+                inode: Arc::clone(inode),
+                pieces,
+                until,
+                done,
+            });
             if gathered.bytes >= PACK_BYTES {
                 self.packer.full.notify_one();
             }
@@ -116,8 +121,10 @@ impl Core {
     }
 
     async fn send_pack(self: &Arc<Self>, items: Vec<Item>) {
-        let content: Vec<Bytes> =
-            items.iter().flat_map(|item| item.pieces.iter().map(|piece| piece.content.clone())).collect();
+        let content: Vec<Bytes> = items
+            .iter()
+            .flat_map(|item| item.pieces.iter().map(|piece| piece.content.clone()))
+            .collect();
         match self.store_object(content, Urgency::Flush).await {
             Ok(object) => self.commit_pack(&items, object).await,
             Err(errno) => {
@@ -139,11 +146,17 @@ impl Core {
             .iter()
             .map(|item| {
                 let start = object_offset;
-                object_offset += item.pieces.iter().map(|piece| piece.content.len() as u64).sum::<u64>();
+                object_offset += item
+                    .pieces
+                    .iter()
+                    .map(|piece| piece.content.len() as u64)
+                    .sum::<u64>();
                 pack_commit(item, object, start)
             })
             .collect();
-        let Err(errno) = self.commit(vec![object], files.clone()).await else { return };
+        let Err(errno) = self.commit(vec![object], files.clone()).await else {
+            return;
+        };
         if items.len() == 1 || errno == Errno::InputOutput {
             for item in items {
                 self.give_up(&item.inode, item.until, errno);
@@ -170,9 +183,17 @@ fn pack_commit(item: &Item, object: NewObject, mut object_offset: u64) -> FileCo
         .iter()
         .map(|piece| {
             let length = piece.content.len() as u64;
-            let source = ExtentSource::Object { object: object.object, object_offset, present: object.present };
+            let source = ExtentSource::Object {
+                object: object.object,
+                object_offset,
+                present: object.present,
+            };
             object_offset += length;
-            FileWrite { file_offset: piece.file_offset, length, source }
+            FileWrite {
+                file_offset: piece.file_offset,
+                length,
+                source,
+            }
         })
         .collect();
     FileCommit {

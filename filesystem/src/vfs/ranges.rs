@@ -28,7 +28,18 @@ impl Vfs {
         let turn = inode.turn.lock().await;
         core.write_out_in_turn(&inode, &turn, Urgency::Flush).await;
         core.fail_on_loss(&inode)?;
-        match core.ask(caller, Operation::Allocate { inode: inode.number, offset, length, mode }).await? {
+        match core
+            .ask(
+                caller,
+                Operation::Allocate {
+                    inode: inode.number,
+                    offset,
+                    length,
+                    mode,
+                },
+            )
+            .await?
+        {
             Reply::Attributes(_) => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -46,7 +57,17 @@ impl Vfs {
         let inode = core.inode(inode);
         core.write_out(&inode, Urgency::Flush).await;
         core.fail_on_loss(&inode)?;
-        match core.ask(caller, Operation::Seek { inode: inode.number, offset, target }).await? {
+        match core
+            .ask(
+                caller,
+                Operation::Seek {
+                    inode: inode.number,
+                    offset,
+                    target,
+                },
+            )
+            .await?
+        {
             Reply::Offset(offset) => Ok(offset),
             other => Err(unexpected(&other)),
         }

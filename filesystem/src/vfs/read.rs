@@ -37,9 +37,21 @@ enum Snapshot {
 }
 
 impl Plan {
-    fn new(state: &InodeState, size: u64, start: u64, wanted: u64, extents: impl FnOnce(u64) -> Vec<Extent>) -> Self {
+    fn new(
+        state: &InodeState,
+        size: u64,
+        start: u64,
+        wanted: u64,
+        extents: impl FnOnce(u64) -> Vec<Extent>,
+    ) -> Self {
         let end = start.saturating_add(wanted).min(size).max(start);
-        Self { start, end, size, extents: extents(end), overlay: state.dirty.overlay(start, end) }
+        Self {
+            start,
+            end,
+            size,
+            extents: extents(end),
+            overlay: state.dirty.overlay(start, end),
+        }
     }
 }
 
@@ -49,7 +61,9 @@ impl Vfs {
         let _ = inode;
         let core = &self.core;
         let (inode, _) = core.file(handle).ok()?;
-        let Some(Snapshot::Known(plan)) = core.leased_snapshot(&inode, offset, u64::from(size)) else { return None };
+        let Some(Snapshot::Known(plan)) = core.leased_snapshot(&inode, offset, u64::from(size)) else {
+            return None;
+        };
         let bytes = core.assemble_cached(&plan)?;
         core.read_ahead(&inode, &plan);
         Some(bytes)
@@ -73,7 +87,9 @@ impl Vfs {
             }
             core.read_range(&caller, &inode, offset, u64::from(size)).await
         };
-        timeout(core.options.read_limit, read).await.unwrap_or(Err(Errno::InputOutput))
+        timeout(core.options.read_limit, read)
+            .await
+            .unwrap_or(Err(Errno::InputOutput))
     }
 }
 
@@ -128,13 +144,21 @@ impl Core {
             return None;
         }
         let state = inode.state();
-        let Some(attributes) = state.seen_attributes() else { return Some(Snapshot::Unknown(offset)) };
+        let Some(attributes) = state.seen_attributes() else {
+            return Some(Snapshot::Unknown(offset));
+        };
         let end = offset.saturating_add(wanted).min(attributes.size_bytes);
         if let Some(from) = state.extents.first_unknown(offset, end) {
             return Some(Snapshot::Unknown(from));
         }
         let extents = |end| state.extents.slice(offset, end);
-        Some(Snapshot::Known(Plan::new(&state, attributes.size_bytes, offset, wanted, extents)))
+        Some(Snapshot::Known(Plan::new(
+            &state,
+            attributes.size_bytes,
+            offset,
+            wanted,
+            extents,
+        )))
     }
 
     async fn ask_extents(
@@ -144,9 +168,17 @@ impl Core {
         offset: u64,
         length: u64,
     ) -> Result<(Vec<Extent>, u64, u64), Errno> {
-        let operation = Operation::GetExtents { inode: inode.number, offset, length: length.max(1) };
+        let operation = Operation::GetExtents {
+            inode: inode.number,
+            offset,
+            length: length.max(1),
+        };
         match self.ask(caller.clone(), operation).await? {
-            Reply::Extents { extents, covered_until, attributes } => Ok((extents, covered_until, attributes.size_bytes)),
+            Reply::Extents {
+                extents,
+                covered_until,
+                attributes,
+            } => Ok((extents, covered_until, attributes.size_bytes)),
             other => Err(unexpected(&other)),
         }
     }
@@ -168,7 +200,12 @@ impl Core {
             if covered_until >= end.min(size) {
                 let state = inode.state();
                 let size = size.max(state.dirty.end());
-                let clip = |end| extents.iter().filter_map(|extent| extent.clipped(offset, end)).collect();
+                let clip = |end| {
+                    extents
+                        .iter()
+                        .filter_map(|extent| extent.clipped(offset, end))
+                        .collect()
+                };
                 return Ok(Plan::new(&state, size, offset, wanted, clip));
             }
             if covered_until <= from {
@@ -184,7 +221,12 @@ impl Core {
         // All are asked for before the first is waited for.
         let mut pending = Vec::new();
         for extent in &plan.extents {
-            if let ExtentSource::Object { object, object_offset, present } = extent.source {
+            if let ExtentSource::Object {
+                object,
+                object_offset,
+                present,
+            } = extent.source
+            {
                 let content = object_offset..object_offset + extent.length;
                 pending.push((extent.file_offset, self.request_content(object, present, content)));
             }
@@ -206,7 +248,12 @@ impl Core {
     fn assemble_cached(&self, plan: &Plan) -> Option<Bytes> {
         let mut parts = Vec::new();
         for extent in &plan.extents {
-            if let ExtentSource::Object { object, object_offset, .. } = extent.source {
+            if let ExtentSource::Object {
+                object,
+                object_offset,
+                ..
+            } = extent.source
+            {
                 let mut at = extent.file_offset;
                 for bytes in self.peek_content(object, &(object_offset..object_offset + extent.length))? {
                     let next = at + bytes.len() as u64;
@@ -220,17 +267,46 @@ impl Core {
 
     /// Has what a sequential reader will ask for next fetched, within the budget.
     fn read_ahead(self: &Arc<Self>, inode: &Arc<Inode>, plan: &Plan) {
-        let range = {
+        let (from, to, known) = {
             let mut state = inode.state();
-            // What lies beyond has just been written here, or is all in metadata.
-            let ahead = state.streams.advance(plan.start, plan.end, plan.size, self.options.readahead_bytes);
-            ahead.map(|(from, to)| (from, to, state.extents.slice(from, to)))
+            let ahead = state
+                .streams
+                .advance(plan.start, plan.end, plan.size, self.options.readahead_bytes);
+            let Some((from, to)) = ahead else { return };
+            (from, to, state.extents.covers(from, to))
         };
-        let Some((_, _, extents)) = range else { return };
+        if known && inode.state().extents.slice(from, to).is_empty() {
+            return;
+        }
+        let core = Arc::clone(self);
+        let inode = Arc::clone(inode);
+        self.runtime.spawn(async move {
+            // What is not known by now was not covered by the last answer. A failure is told to whoever reads there.
+            if !known
+                && core
+                    .ask_extents(&Caller::ROOT, &inode, from, to - from + EXTENTS_AHEAD_BYTES)
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+            let extents = inode.state().extents.slice(from, to);
+            core.fetch_ahead(extents).await;
+        });
+    }
+
+    async fn fetch_ahead(self: &Arc<Self>, extents: Vec<Extent>) {
         let mut pending = Vec::new();
         let mut taken = 0;
         for extent in extents {
-            let ExtentSource::Object { object, object_offset, present } = extent.source else { continue };
+            let ExtentSource::Object {
+                object,
+                object_offset,
+                present,
+            } = extent.source
+            else {
+                continue;
+            };
             if !self.fetches.readahead.try_take(extent.length) {
                 break;
             }
@@ -238,17 +314,10 @@ impl Core {
             let content = object_offset..object_offset + extent.length;
             pending.push(self.request_content(object, present, content));
         }
-        if pending.is_empty() {
-            return;
+        for pending in pending {
+            let _ = pending.resolve(drop).await;
         }
-        let core = Arc::clone(self);
-        self.runtime.spawn(async move {
-            for pending in pending {
-                // A failure is told to whoever really reads there.
-                let _ = pending.resolve(drop).await;
-            }
-            core.fetches.readahead.adjust(taken, 0);
-        });
+        self.fetches.readahead.adjust(taken, 0);
     }
 }
 

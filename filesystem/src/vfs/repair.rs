@@ -71,8 +71,21 @@ impl Core {
             tracing::warn!(%object, %side, %error, "a missing copy could not be made; replication will");
             return;
         }
-        let report = CopyReport { object, side, deletion: false, outcome: TaskOutcome::Done };
-        if let Err(errno) = self.ask(Caller::ROOT, Operation::ReportCopies { reports: vec![report] }).await {
+        let report = CopyReport {
+            object,
+            side,
+            deletion: false,
+            outcome: TaskOutcome::Done,
+        };
+        if let Err(errno) = self
+            .ask(
+                Caller::ROOT,
+                Operation::ReportCopies {
+                    reports: vec![report],
+                },
+            )
+            .await
+        {
             tracing::warn!(%object, %side, %errno, "a copy was made but could not be reported; it will be made again");
         }
     }

@@ -34,19 +34,33 @@ impl ReadStreams {
         self.uses += 1;
         let uses = self.uses;
         let found = self.streams.iter_mut().find(|stream| {
-            offset <= stream.next + stream.window && offset + BACKWARD_TOLERANCE_BYTES >= stream.next && offset + stream.window >= stream.next
+            offset <= stream.next + stream.window
+                && offset + BACKWARD_TOLERANCE_BYTES >= stream.next
+                && offset + stream.window >= stream.next
         });
         let Some(stream) = found else {
             if self.streams.len() == STREAMS_MAX
-                && let Some(oldest) = self.streams.iter().enumerate().min_by_key(|(_, stream)| stream.used)
+                && let Some(oldest) = self
+                    .streams
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, stream)| stream.used)
             {
                 let oldest = oldest.0;
                 self.streams.swap_remove(oldest);
             }
             // A first read at the beginning of a file is probably the first of many; elsewhere it is probably random.
             let window = if offset == 0 { FIRST_WINDOW_BYTES } else { 0 };
-            self.streams.push(Stream { next: end, window, fetched_until: end, used: uses });
-            return self.streams.last_mut().and_then(|stream| Self::fetch(stream, size, window_max));
+            self.streams.push(Stream {
+                next: end,
+                window,
+                fetched_until: end,
+                used: uses,
+            });
+            return self
+                .streams
+                .last_mut()
+                .and_then(|stream| Self::fetch(stream, size, window_max));
         };
         stream.used = uses;
         if end > stream.next {
@@ -92,7 +106,10 @@ mod tests {
                 largest = largest.max(to - from);
                 fetched = to;
             }
-            assert!(fetched >= end.min(64 * MIB), "the window runs ahead of the reader");
+            assert!(
+                fetched >= end.min(64 * MIB),
+                "the window runs ahead of the reader"
+            );
             offset = end;
         }
         assert_eq!(fetched, 64 * MIB);

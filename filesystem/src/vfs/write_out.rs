@@ -62,7 +62,9 @@ impl Core {
         urgency: Urgency,
     ) {
         let _ = turn;
-        let sizes = self.options.sizes(self.session.format().settings.inline_limit_bytes);
+        let sizes = self
+            .options
+            .sizes(self.session.format().settings.inline_limit_bytes);
         let target = {
             let mut state = inode.state();
             state.dirty.seal_all();
@@ -89,7 +91,10 @@ impl Core {
 
     /// Uploads what has been sealed, without waiting.
     pub fn upload_sealed(self: &Arc<Self>, inode: &Arc<Inode>) {
-        let groups = inode.state().dirty.start_uploads(u64::MAX, self.options.object_size_bytes);
+        let groups = inode
+            .state()
+            .dirty
+            .start_uploads(u64::MAX, self.options.object_size_bytes);
         for group in groups {
             self.start_upload(inode, group, Urgency::Background);
         }
@@ -149,7 +154,10 @@ impl Core {
         if self.is_abandoned() {
             return Err(Errno::InputOutput);
         }
-        match self.ask(Caller::ROOT, Operation::Commit { objects, files }).await? {
+        match self
+            .ask(Caller::ROOT, Operation::Commit { objects, files })
+            .await?
+        {
             Reply::Committed { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -160,7 +168,12 @@ impl Core {
         self.give_up_with(inode, errno, |dirty| dirty.settle(until));
     }
 
-    fn give_up_with(&self, inode: &Inode, errno: Errno, take: impl FnOnce(&mut super::dirty::Dirty) -> usize) {
+    fn give_up_with(
+        &self,
+        inode: &Inode,
+        errno: Errno,
+        take: impl FnOnce(&mut super::dirty::Dirty) -> usize,
+    ) {
         let mut state = inode.state();
         let before = state.dirty.bytes();
         // Nothing is left if the session ended meanwhile: then the error has been noted already.
@@ -199,7 +212,9 @@ impl Core {
                     tracing::error!(object = %id, %error, "an object could not be stored within the write limit");
                     return Err(Errno::InputOutput);
                 }
-                Err(error) => tracing::warn!(object = %id, %error, "an object could not be stored; trying again"),
+                Err(error) => {
+                    tracing::warn!(object = %id, %error, "an object could not be stored; trying again");
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);

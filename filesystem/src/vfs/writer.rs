@@ -63,6 +63,7 @@ impl Core {
     pub fn write_out_in_background(self: &Arc<Self>, inode: &Arc<Inode>) {
         let core = Arc::clone(self);
         let inode = Arc::clone(inode);
-        self.runtime.spawn(async move { core.write_out(&inode, Urgency::Background).await });
+        self.runtime
+            .spawn(async move { core.write_out(&inode, Urgency::Background).await });
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use twinshore_protocol::{Position, Side, VolumeId};
-use twinshore_storage::bucket::Bucket;
+use twinshore_storage::bucket::{Bucket, BucketError};
 
 use super::checkpoint::Reign;
 use super::side::{ArchiveError, RecordSource, SideArchive, SideStatus, SourceError};
@@ -43,11 +43,11 @@ impl Default for ArchiverOptions {
         Self {
             records_interval: Duration::from_secs(5),
             run_bytes: 8 << 20,
-            checkpoint_interval: Duration::from_secs(600),
-            checkpoint_deadline: Duration::from_secs(3600),
+            checkpoint_interval: Duration::from_mins(10),
+            checkpoint_deadline: Duration::from_hours(1),
             retry_least: Duration::from_secs(1),
-            retry_most: Duration::from_secs(60),
-            patience: Duration::from_secs(3600),
+            retry_most: Duration::from_mins(1),
+            patience: Duration::from_hours(1),
         }
     }
 }
@@ -74,7 +74,12 @@ impl ArchiveStatus {
     }
 
     fn least(&self, of: impl Fn(&SideStatus) -> Position) -> Position {
-        self.sides.iter().flatten().map(of).min().unwrap_or(Position::ZERO)
+        self.sides
+            .iter()
+            .flatten()
+            .map(of)
+            .min()
+            .unwrap_or(Position::ZERO)
     }
 }
 
@@ -82,7 +87,12 @@ impl ArchiveStatus {
 type Failing = [Option<Duration>; 2];
 
 /// Up to where may be trimmed. Pure.
-fn trim_floor(before: Position, sides: &[Option<SideStatus>; 2], failing: Failing, patience: Duration) -> Position {
+fn trim_floor(
+    before: Position,
+    sides: &[Option<SideStatus>; 2],
+    failing: Failing,
+    patience: Duration,
+) -> Position {
     let waited_for = sides
         .iter()
         .zip(failing)
@@ -164,17 +174,44 @@ impl Archiver {
         buckets: [Option<Arc<dyn Bucket>>; 2],
         options: ArchiverOptions,
     ) -> (Self, ArchiveHandle) {
-        let reign = Reign { epoch: began.epoch, instance, position: began.position, digest: began.digest };
+        let reign = Reign {
+            epoch: began.epoch,
+            instance,
+            position: began.position,
+            digest: began.digest,
+        };
         // A command is rare and a person's; a handful may wait.
         let (command_sender, commands) = mpsc::channel(8);
         let (status, status_receiver) = watch::channel(ArchiveStatus::default());
-        let handle = ArchiveHandle { commands: command_sender, status: status_receiver };
-        (Self { volume, reign, source, options, buckets, commands, status }, handle)
+        let handle = ArchiveHandle {
+            commands: command_sender,
+            status: status_receiver,
+        };
+        (
+            Self {
+                volume,
+                reign,
+                source,
+                options,
+                buckets,
+                commands,
+                status,
+            },
+            handle,
+        )
     }
 
     /// Runs until all handles are gone. An error is final: the leader must step down.
     pub async fn run(self) -> Result<(), ArchiveError> {
-        let Self { volume, reign, source, options, buckets, mut commands, status } = self;
+        let Self {
+            volume,
+            reign,
+            source,
+            options,
+            buckets,
+            mut commands,
+            status,
+        } = self;
         // Each side reports once per step; the queue is only as long as it is cheap.
         let (reports, mut received) = mpsc::channel::<Report>(8);
         let (wishes, _) = watch::channel(Wishes::default());
@@ -182,18 +219,23 @@ impl Archiver {
         let mut running: [Option<tokio::task::AbortHandle>; 2] = [None, None];
         let mut generations = [0_u64; 2];
         let mut failing_since: [Option<Instant>; 2] = [None, None];
-        let mut start = |side: Side, generation: u64, bucket: Arc<dyn Bucket>| {
+        let side_task = |side: Side, generation: u64, bucket: Arc<dyn Bucket>| {
             let archive = SideArchive::new(bucket, Arc::clone(&source), volume, reign, options.run_bytes);
-            let (reports, wishes) = (reports.clone(), wishes.subscribe());
-            tasks.spawn(run_side(archive, side, generation, options, reports, wishes))
+            run_side(
+                archive,
+                side,
+                generation,
+                options,
+                reports.clone(),
+                wishes.subscribe(),
+            )
         };
         for side in Side::BOTH {
             if let Some(bucket) = buckets[side as usize].clone() {
                 status.send_modify(|status| status.sides[side as usize] = Some(SideStatus::default()));
-                running[side as usize] = Some(start(side, 0, bucket));
+                running[side as usize] = Some(tasks.spawn(side_task(side, 0, bucket)));
             }
         }
-        drop(start);
         loop {
             tokio::select! {
                 biased;
@@ -210,11 +252,7 @@ impl Archiver {
                         failing_since[index] = None;
                         status.send_modify(|status| status.sides[index] = bucket.is_some().then(SideStatus::default));
                         if let Some(bucket) = bucket {
-                            let archive = SideArchive::new(bucket, Arc::clone(&source), volume, reign, options.run_bytes);
-                            let task = run_side(
-                                archive, side, generations[index], options, reports.clone(), wishes.subscribe(),
-                            );
-                            running[index] = Some(tasks.spawn(task));
+                            running[index] = Some(tasks.spawn(side_task(side, generations[index], bucket)));
                         }
                     }
                 },
@@ -258,8 +296,9 @@ async fn run_side(
     let mut next_checkpoint: Option<Instant> = None;
     let mut done = *wishes.borrow_and_update();
     loop {
-        let wished = *wishes.borrow_and_update();
-        let due = wished.checkpoints > done.checkpoints || next_checkpoint.is_none_or(|next| next <= Instant::now());
+        let asked = *wishes.borrow_and_update();
+        let due =
+            asked.checkpoints > done.checkpoints || next_checkpoint.is_none_or(|next| next <= Instant::now());
         let result = step(&mut archive, due, options.checkpoint_deadline).await;
         let mut status = archive.status();
         let pause = match result {
@@ -269,7 +308,7 @@ async fn run_side(
                 Duration::ZERO
             }
             Ok(false) => {
-                (retry, failing_since, done) = (options.retry_least, None, wished);
+                (retry, failing_since, done) = (options.retry_least, None, asked);
                 if due {
                     next_checkpoint = Some(Instant::now() + options.checkpoint_interval);
                 }
@@ -285,7 +324,16 @@ async fn run_side(
                 pause
             }
         };
-        if reports.send(Report { side, generation, status, failing_since }).await.is_err() {
+        if reports
+            .send(Report {
+                side,
+                generation,
+                status,
+                failing_since,
+            })
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         tokio::select! {
@@ -307,13 +355,14 @@ async fn step(archive: &mut SideArchive, checkpoint: bool, deadline: Duration) -
         Err(error) => return Err(error),
     };
     if checkpoint || gap {
-        match tokio::time::timeout(deadline, archive.store_checkpoint()).await {
-            Ok(stored) => stored?,
-            Err(_) => {
-                let what = format!("storing a checkpoint took longer than {} seconds", deadline.as_secs());
-                return Err(twinshore_storage::bucket::BucketError::Unavailable { what }.into());
-            }
-        }
+        let Ok(stored) = tokio::time::timeout(deadline, archive.store_checkpoint()).await else {
+            let what = format!(
+                "storing a checkpoint took longer than {} seconds",
+                deadline.as_secs()
+            );
+            return Err(BucketError::Unavailable { what }.into());
+        };
+        stored?;
     }
     Ok(gap)
 }
@@ -334,24 +383,24 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    fn side(archived: u64, previous: u64) -> Option<SideStatus> {
-        Some(SideStatus {
+    fn side(archived: u64, previous: u64) -> SideStatus {
+        SideStatus {
             archived: Position(archived),
             previous_checkpoint: Position(previous),
             ..SideStatus::default()
-        })
+        }
     }
 
     #[test]
     fn the_floor_is_what_all_buckets_allow_that_are_waited_for() {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let (short, long) = (Some(hour / 2), Some(hour * 2));
         for (sides, failing, expected) in [
-            ([side(100, 50), None], [None, None], 50),
-            ([side(100, 50), side(90, 40)], [None, None], 40),
-            ([side(100, 50), side(30, 0)], [None, short], 10),
-            ([side(100, 50), side(30, 0)], [None, long], 50),
-            ([side(100, 50), side(90, 40)], [long, long], 10),
+            ([Some(side(100, 50)), None], [None, None], 50),
+            ([Some(side(100, 50)), Some(side(90, 40))], [None, None], 40),
+            ([Some(side(100, 50)), Some(side(30, 0))], [None, short], 10),
+            ([Some(side(100, 50)), Some(side(30, 0))], [None, long], 50),
+            ([Some(side(100, 50)), Some(side(90, 40))], [long, long], 10),
             ([None, None], [None, None], 10),
         ] {
             let floor = trim_floor(Position(10), &sides, failing, hour);

@@ -49,7 +49,10 @@ pub struct CheckpointName {
 impl RunName {
     /// Its key.
     pub fn key(&self) -> String {
-        format!("{PREFIX}{:020}/journal/{:020}-{:020}", self.epoch.0, self.first.0, self.last.0)
+        format!(
+            "{PREFIX}{:020}/journal/{:020}-{:020}",
+            self.epoch.0, self.first.0, self.last.0
+        )
     }
 }
 
@@ -65,7 +68,10 @@ impl CheckpointName {
     }
 
     fn prefix(&self) -> String {
-        format!("{PREFIX}{:020}/checkpoints/{:020}/", self.epoch.0, self.position.0)
+        format!(
+            "{PREFIX}{:020}/checkpoints/{:020}/",
+            self.epoch.0, self.position.0
+        )
     }
 }
 
@@ -100,11 +106,18 @@ impl Name {
             [epoch, "journal", range] => {
                 let (first, last) = range.split_once('-')?;
                 let (first, last) = (Position(first.parse().ok()?), Position(last.parse().ok()?));
-                Self::Run(RunName { epoch: Epoch(epoch.parse().ok()?), first, last })
+                Self::Run(RunName {
+                    epoch: Epoch(epoch.parse().ok()?),
+                    first,
+                    last,
+                })
             }
             [epoch, "checkpoints", position, object] => {
                 let position = Position(position.parse().ok()?);
-                let checkpoint = CheckpointName { position, epoch: Epoch(epoch.parse().ok()?) };
+                let checkpoint = CheckpointName {
+                    position,
+                    epoch: Epoch(epoch.parse().ok()?),
+                };
                 match object.strip_prefix("chunk-") {
                     Some(number) => Self::Chunk(checkpoint, number.parse().ok()?),
                     None => Self::Manifest(checkpoint),
@@ -169,13 +182,22 @@ impl Catalogue {
     pub fn highest_epoch(&self) -> Epoch {
         let announced = self.announced.last().copied();
         let runs = self.runs.iter().map(|run| run.epoch).max();
-        let checkpoints = self.manifests.iter().chain(self.chunks.keys()).map(|checkpoint| checkpoint.epoch).max();
+        let checkpoints = self
+            .manifests
+            .iter()
+            .chain(self.chunks.keys())
+            .map(|checkpoint| checkpoint.epoch)
+            .max();
         announced.max(runs).max(checkpoints).unwrap_or(Epoch(0))
     }
 
     /// The last record up to which the word of a leader counts.
     fn rules_until(&self, epoch: Epoch) -> Position {
-        let later = self.reigns.range(Epoch(epoch.0.saturating_add(1))..).map(|(_, position)| *position).min();
+        let later = self
+            .reigns
+            .range(Epoch(epoch.0.saturating_add(1))..)
+            .map(|(_, position)| *position)
+            .min();
         later.unwrap_or(Position(u64::MAX))
     }
 
@@ -234,9 +256,15 @@ impl Catalogue {
     /// What is not needed any more when these checkpoints are verified: nothing while there are fewer than two. Manifests
     /// come first. Everything void goes too. Announcements stay: they are what makes void what is void.
     pub fn superfluous(&self, kept: &BTreeSet<CheckpointName>) -> Vec<String> {
-        let Some(oldest) = kept.first().filter(|_| kept.len() >= 2) else { return Vec::new() };
+        let Some(oldest) = kept.first().filter(|_| kept.len() >= 2) else {
+            return Vec::new();
+        };
         let gone = |checkpoint: &&CheckpointName| !kept.contains(*checkpoint);
-        let manifests = self.manifests.iter().filter(gone).map(CheckpointName::manifest_key);
+        let manifests = self
+            .manifests
+            .iter()
+            .filter(gone)
+            .map(CheckpointName::manifest_key);
         let chunks = self
             .chunks
             .iter()
@@ -277,15 +305,27 @@ mod tests {
     use super::*;
 
     fn run(epoch: u64, first: u64, last: u64) -> RunName {
-        RunName { epoch: Epoch(epoch), first: Position(first), last: Position(last) }
+        RunName {
+            epoch: Epoch(epoch),
+            first: Position(first),
+            last: Position(last),
+        }
     }
 
     fn reign(epoch: u64, position: u64) -> Reign {
-        Reign { epoch: Epoch(epoch), instance: 0, position: Position(position), digest: [0; 32] }
+        Reign {
+            epoch: Epoch(epoch),
+            instance: 0,
+            position: Position(position),
+            digest: [0; 32],
+        }
     }
 
     fn checkpoint(epoch: u64, position: u64) -> CheckpointName {
-        CheckpointName { epoch: Epoch(epoch), position: Position(position) }
+        CheckpointName {
+            epoch: Epoch(epoch),
+            position: Position(position),
+        }
     }
 
     #[test]
@@ -299,10 +339,19 @@ mod tests {
         for name in names {
             assert_eq!(Name::parse(&name.key()), Some(name));
         }
-        for other in ["objects/ab/1", "metadata/", "metadata/reigns/7", "metadata/reigns/", "metadata/x/journal/1-2"] {
+        for other in [
+            "objects/ab/1",
+            "metadata/",
+            "metadata/reigns/7",
+            "metadata/reigns/",
+            "metadata/x/journal/1-2",
+        ] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
-        assert_eq!(run(1, 2, 3).key(), "metadata/00000000000000000001/journal/00000000000000000002-00000000000000000003");
+        assert_eq!(
+            run(1, 2, 3).key(),
+            "metadata/00000000000000000001/journal/00000000000000000002-00000000000000000003"
+        );
     }
 
     #[test]
@@ -344,7 +393,10 @@ mod tests {
         for position in [50, 150, 250] {
             catalogue.add_checkpoint(checkpoint(1, position), 2);
         }
-        assert_eq!(catalogue.superfluous(&BTreeSet::from([checkpoint(1, 250)])), Vec::<String>::new());
+        assert_eq!(
+            catalogue.superfluous(&BTreeSet::from([checkpoint(1, 250)])),
+            Vec::<String>::new()
+        );
         let gone = catalogue.superfluous(&BTreeSet::from([checkpoint(1, 150), checkpoint(1, 250)]));
         assert_eq!(
             gone,

@@ -87,33 +87,61 @@ pub enum CheckpointError {
 }
 
 fn damaged(key: &str) -> impl Fn(SealedError) -> CheckpointError + '_ {
-    |source| CheckpointError::Damaged { key: key.to_owned(), source }
+    |source| CheckpointError::Damaged {
+        key: key.to_owned(),
+        source,
+    }
 }
 
 fn chunk_label(volume: VolumeId, checkpoint: CheckpointName, number: u64, pairs: u32) -> Label {
-    Label { kind: Kind::Chunk, volume, first: checkpoint.position.0, second: number, count: pairs }
+    Label {
+        kind: Kind::Chunk,
+        volume,
+        first: checkpoint.position.0,
+        second: number,
+        count: pairs,
+    }
 }
 
 fn manifest_label(volume: VolumeId, checkpoint: CheckpointName) -> Label {
-    Label { kind: Kind::Manifest, volume, first: checkpoint.position.0, second: 0, count: 0 }
+    Label {
+        kind: Kind::Manifest,
+        volume,
+        first: checkpoint.position.0,
+        second: 0,
+        count: 0,
+    }
 }
 
 fn reign_label(volume: VolumeId, epoch: Epoch) -> Label {
-    Label { kind: Kind::Reign, volume, first: epoch.0, second: 0, count: 0 }
+    Label {
+        kind: Kind::Reign,
+        volume,
+        first: epoch.0,
+        second: 0,
+        count: 0,
+    }
 }
 
 impl Reign {
     /// The object.
     pub(super) fn pack(&self, volume: VolumeId) -> Result<Bytes, SealedError> {
-        seal(&reign_label(volume, self.epoch), &twinshore_protocol::wire::encode(self))
+        seal(
+            &reign_label(volume, self.epoch),
+            &twinshore_protocol::wire::encode(self),
+        )
     }
 
     /// Reads the object of an epoch.
     pub(super) fn unpack(volume: VolumeId, epoch: Epoch, body: &[u8]) -> Result<Self, SealedError> {
         let content = unseal(&reign_label(volume, epoch), body)?;
-        let reign: Self =
-            twinshore_protocol::wire::decode(&content).map_err(|_| SealedError::Malformed("the announcement"))?;
-        if reign.epoch == epoch { Ok(reign) } else { Err(SealedError::Wrong) }
+        let reign: Self = twinshore_protocol::wire::decode(&content)
+            .map_err(|_| SealedError::Malformed("the announcement"))?;
+        if reign.epoch == epoch {
+            Ok(reign)
+        } else {
+            Err(SealedError::Wrong)
+        }
     }
 }
 
@@ -131,7 +159,8 @@ impl Chunk {
         let start = self.content.len();
         for part in [key, value] {
             // Keys and values come from records, which are at most 16 MiB long.
-            self.content.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+            self.content
+                .extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
         }
         self.content.extend_from_slice(key);
         self.content.extend_from_slice(value);
@@ -147,7 +176,8 @@ impl Chunk {
         name: CheckpointName,
     ) -> Result<(), CheckpointError> {
         let key = name.chunk_key(self.number);
-        let body = seal(&chunk_label(volume, name, self.number, self.pairs), &self.content).map_err(damaged(&key))?;
+        let body = seal(&chunk_label(volume, name, self.number, self.pairs), &self.content)
+            .map_err(damaged(&key))?;
         bucket.put(&key, body).await?;
         self.content.clear();
         self.pairs = 0;
@@ -164,7 +194,13 @@ pub(super) async fn store(
     journal_digest: Digest,
     view: Box<dyn View + Send>,
 ) -> Result<Manifest, CheckpointError> {
-    let mut chunk = Chunk { content: Vec::new(), pairs: 0, number: 0, state: Sha256::new(), total_pairs: 0 };
+    let mut chunk = Chunk {
+        content: Vec::new(),
+        pairs: 0,
+        number: 0,
+        state: Sha256::new(),
+        total_pairs: 0,
+    };
     let mut start: Vec<u8> = Vec::new();
     loop {
         let page = view.scan(&start, &END, PAGE_PAIRS)?;
@@ -193,8 +229,11 @@ pub(super) async fn store(
         chunks: chunk.number,
     };
     let key = name.manifest_key();
-    let body =
-        seal(&manifest_label(volume, name), &twinshore_protocol::wire::encode(&manifest)).map_err(damaged(&key))?;
+    let body = seal(
+        &manifest_label(volume, name),
+        &twinshore_protocol::wire::encode(&manifest),
+    )
+    .map_err(damaged(&key))?;
     bucket.put(&key, body).await?;
     Ok(manifest)
 }
@@ -211,7 +250,9 @@ pub(super) async fn read_manifest(
     let manifest: Manifest = twinshore_protocol::wire::decode(&content)
         .map_err(|_| damaged(&key)(SealedError::Malformed("the manifest")))?;
     if manifest.format_version > FORMAT_VERSION {
-        return Err(damaged(&key)(SealedError::Malformed("a newer release wrote the state: use a newer release")));
+        return Err(damaged(&key)(SealedError::Malformed(
+            "a newer release wrote the state: use a newer release",
+        )));
     }
     if manifest.position != name.position {
         return Err(damaged(&key)(SealedError::Wrong));
@@ -219,13 +260,16 @@ pub(super) async fn read_manifest(
     Ok(manifest)
 }
 
+/// Takes the pairs of a checkpoint.
+pub(super) type PairSink<'a> = dyn FnMut(&[(Bytes, Bytes)]) -> Result<(), ViewError> + Send + 'a;
+
 /// Reads a whole checkpoint and hands out its pairs, chunk by chunk. What was handed out counts only if this succeeds: the
 /// digest of the whole is verified at the end.
 pub(super) async fn read(
     bucket: &dyn Bucket,
     volume: VolumeId,
     name: CheckpointName,
-    sink: &mut (dyn FnMut(&[(Bytes, Bytes)]) -> Result<(), ViewError> + Send),
+    sink: &mut PairSink<'_>,
 ) -> Result<Manifest, CheckpointError> {
     let manifest = read_manifest(bucket, volume, name).await?;
     let (mut state, mut pairs) = (Sha256::new(), 0);
@@ -240,7 +284,9 @@ pub(super) async fn read(
         tokio::task::yield_now().await;
     }
     if pairs != manifest.pairs || manifest.state_digest != <[u8; 32]>::from(state.finalize()) {
-        return Err(damaged(&name.manifest_key())(SealedError::Malformed("the chunks do not make up the state")));
+        return Err(damaged(&name.manifest_key())(SealedError::Malformed(
+            "the chunks do not make up the state",
+        )));
     }
     Ok(manifest)
 }
@@ -255,7 +301,9 @@ fn parse_pairs(mut content: Bytes) -> Result<Vec<(Bytes, Bytes)>, SealedError> {
         if content.len() - PAIR_HEADER_BYTES < key_bytes.saturating_add(value_bytes) {
             return Err(malformed());
         }
-        let mut pair = content.split_to(PAIR_HEADER_BYTES + key_bytes + value_bytes).split_off(PAIR_HEADER_BYTES);
+        let mut pair = content
+            .split_to(PAIR_HEADER_BYTES + key_bytes + value_bytes)
+            .split_off(PAIR_HEADER_BYTES);
         let value = pair.split_off(key_bytes);
         pairs.push((pair, value));
     }

@@ -3,7 +3,6 @@
 //! It is the CBOR of the volume's [`VolumeFormat`] as it was when the bucket was taken into use, written once and never
 //! again: the settings in it may be old, the identity is not.
 
-use bytes::Bytes;
 use twinshore_protocol::VolumeId;
 use twinshore_protocol::format::{FORMAT_VERSION, VolumeFormat};
 use twinshore_protocol::wire::WireError;
@@ -56,7 +55,9 @@ pub async fn read_marker(bucket: &dyn Bucket) -> Result<Option<VolumeFormat>, Ma
 /// Takes a bucket into use for a volume. Harmless if it already is in use for that volume; refused if for another one.
 pub async fn claim_bucket(bucket: &dyn Bucket, format: &VolumeFormat) -> Result<(), MarkerError> {
     if read_marker(bucket).await?.is_none() {
-        bucket.put(MARKER_KEY, Bytes::from(twinshore_protocol::wire::encode(format))).await?;
+        bucket
+            .put(MARKER_KEY, twinshore_protocol::wire::encode(format))
+            .await?;
     }
     // Read back: of two volumes that claim a bucket at once, the one whose marker was replaced must notice.
     verify_bucket(bucket, format.volume).await
@@ -67,6 +68,10 @@ pub async fn verify_bucket(bucket: &dyn Bucket, expected: VolumeId) -> Result<()
     match read_marker(bucket).await? {
         None => Err(MarkerError::NoVolume),
         Some(format) if format.volume == expected => Ok(()),
-        Some(format) => Err(MarkerError::OtherVolume { found: format.volume, name: format.name, expected }),
+        Some(format) => Err(MarkerError::OtherVolume {
+            found: format.volume,
+            name: format.name,
+            expected,
+        }),
     }
 }

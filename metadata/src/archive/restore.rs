@@ -109,8 +109,14 @@ pub async fn restore_with(
         // Each candidate begins with an empty directory; until it is finished there is no volume in it.
         let unfinished = UnfinishedDirectory::begin(directory, options.directory)?;
         let mut view = unfinished.view()?;
-        let Some(digest) = load(bucket, &format, checkpoint, &mut view, &mut damage).await? else { continue };
-        let from = Progress { position: view.applied(), digest, epoch: Epoch(0) };
+        let Some(digest) = load(bucket, &format, checkpoint, &mut view, &mut damage).await? else {
+            continue;
+        };
+        let from = Progress {
+            position: view.applied(),
+            digest,
+            epoch: Epoch(0),
+        };
         let reached = replay(bucket, &format, &catalogue, from, &mut view, &mut damage).await?;
         best = best.max(reached.position);
         if reached.position < promised && !(options.accept_loss && reached.position > Position::ZERO) {
@@ -120,7 +126,11 @@ pub async fn restore_with(
         drop(view);
         let highest = catalogue.highest_epoch().max(reached.epoch);
         let epoch = Epoch((highest.0 / RESTORE_EPOCH_STEP + 1) * RESTORE_EPOCH_STEP);
-        let tail = Tail { epoch, position: reached.position, digest: reached.digest };
+        let tail = Tail {
+            epoch,
+            position: reached.position,
+            digest: reached.digest,
+        };
         drop(unfinished.finish(&format, &tail)?);
         return Ok(Restored {
             format,
@@ -130,7 +140,11 @@ pub async fn restore_with(
             passed_over: damage,
         });
     }
-    Err(RestoreError::Incomplete { reached: best, promised, damage })
+    Err(RestoreError::Incomplete {
+        reached: best,
+        promised,
+        damage,
+    })
 }
 
 /// Loads a checkpoint; its journal digest, or `None` if it is damaged.
@@ -141,7 +155,9 @@ async fn load(
     view: &mut FjallView,
     damage: &mut Vec<String>,
 ) -> Result<Option<Digest>, RestoreError> {
-    let Some(name) = checkpoint else { return Ok(Some(Tail::EMPTY.digest)) };
+    let Some(name) = checkpoint else {
+        return Ok(Some(Tail::EMPTY.digest));
+    };
     match checkpoint::read(bucket, format.volume, name, &mut |pairs| view.load(pairs)).await {
         Ok(manifest) => {
             view.finish_load(name.position)?;
@@ -198,10 +214,18 @@ async fn replay(
                 }
             };
             let next = reached.position.next();
-            let wanted = records.iter().filter(|(record, _)| record.position >= next && record.position <= until);
+            let wanted = records
+                .iter()
+                .filter(|(record, _)| record.position >= next && record.position <= until);
             for (record, digest) in wanted {
                 if record.previous != reached.digest {
-                    note(damage, format!("{key}: record {} does not follow the one before it", record.position));
+                    note(
+                        damage,
+                        format!(
+                            "{key}: record {} does not follow the one before it",
+                            record.position
+                        ),
+                    );
                     break;
                 }
                 view.apply(record.position, &record.mutations)?;

@@ -106,7 +106,8 @@ pub fn seal(label: &Label, content: &[u8]) -> Result<Bytes, SealedError> {
     Ok(bytes.into())
 }
 
-/// Takes content out of an envelope and checks that it is what the label says.
+/// Takes content out of an envelope and checks that it is what the label says (apart from the count, which only who knows
+/// the content can compare).
 pub fn unseal(label: &Label, bytes: &[u8]) -> Result<Vec<u8>, SealedError> {
     let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(SealedError::Checksum)?;
     if header[..4] != label.kind.magic() {
@@ -119,7 +120,6 @@ pub fn unseal(label: &Label, bytes: &[u8]) -> Result<Vec<u8>, SealedError> {
     if checksum(bytes).to_le_bytes() != header[CHECKSUM_OFFSET..] {
         return Err(SealedError::Checksum);
     }
-    // The count stands in the label of what is read for the first time as 0: only the content can tell.
     if header[8..24] != label.volume.0
         || header[24..32] != label.first.to_le_bytes()
         || header[32..40] != label.second.to_le_bytes()
@@ -131,7 +131,11 @@ pub fn unseal(label: &Label, bytes: &[u8]) -> Result<Vec<u8>, SealedError> {
         return Err(SealedError::TooLong(length));
     }
     let content = zstd::bulk::decompress(&bytes[HEADER_BYTES..], length).map_err(SealedError::Compression)?;
-    if content.len() == length { Ok(content) } else { Err(SealedError::Malformed("its length")) }
+    if content.len() == length {
+        Ok(content)
+    } else {
+        Err(SealedError::Malformed("its length"))
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +145,13 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_wrong_label_is_noticed() {
-        let label = Label { kind: Kind::Records, volume: VolumeId([1; 16]), first: 2, second: 3, count: 4 };
+        let label = Label {
+            kind: Kind::Records,
+            volume: VolumeId([1; 16]),
+            first: 2,
+            second: 3,
+            count: 4,
+        };
         let bytes = seal(&label, b"content content content").unwrap();
         assert_eq!(unseal(&label, &bytes).unwrap(), b"content content content");
         for bit in 0..bytes.len() * 8 {
@@ -153,8 +163,14 @@ mod tests {
             assert!(unseal(&label, &bytes[..length]).is_err());
         }
         for wrong in [
-            Label { kind: Kind::Chunk, ..label },
-            Label { volume: VolumeId([2; 16]), ..label },
+            Label {
+                kind: Kind::Chunk,
+                ..label
+            },
+            Label {
+                volume: VolumeId([2; 16]),
+                ..label
+            },
             Label { first: 1, ..label },
             Label { second: 1, ..label },
         ] {

@@ -77,7 +77,9 @@ pub trait RecordSource: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Another leader has begun.
-    #[error("another metadata service with epoch {found} uses this bucket (ours is {ours}): stop one of them")]
+    #[error(
+        "another metadata service with epoch {found} uses this bucket (ours is {ours}): stop one of them"
+    )]
     Deposed {
         /// Its epoch.
         found: Epoch,
@@ -96,7 +98,9 @@ pub enum ArchiveError {
         local: Position,
     },
     /// The bucket knows something else than the journal.
-    #[error("record {0} in the bucket is not the one in the journal: the data directory is of another history")]
+    #[error(
+        "record {0} in the bucket is not the one in the journal: the data directory is of another history"
+    )]
     Diverged(Position),
     /// The marker.
     #[error(transparent)]
@@ -124,7 +128,10 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// Trying again cannot help: the leader must stop, as its records are not part of the history.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Deposed { .. } | Self::Behind { .. } | Self::Diverged(_))
+        matches!(
+            self,
+            Self::Deposed { .. } | Self::Behind { .. } | Self::Diverged(_)
+        )
     }
 }
 
@@ -196,7 +203,13 @@ impl SideArchive {
         let mut catalogue = read_catalogue(&*self.bucket, self.volume).await?;
         self.check_reigns(&catalogue).await?;
         let key = reign_key(self.reign.epoch);
-        let body = self.reign.pack(self.volume).map_err(|source| ArchiveError::Damaged { key: key.clone(), source })?;
+        let body = self
+            .reign
+            .pack(self.volume)
+            .map_err(|source| ArchiveError::Damaged {
+                key: key.clone(),
+                source,
+            })?;
         self.bucket.put(&key, body).await?;
         catalogue.add_reign(&self.reign);
         // Checkpoints of earlier leaders were verified when they were stored; what can have changed since is that
@@ -214,7 +227,10 @@ impl SideArchive {
                 Err(error) => return Err(error.into()),
             }
         }
-        let base = self.kept.last().map_or(Position::ZERO, |checkpoint| checkpoint.position);
+        let base = self
+            .kept
+            .last()
+            .map_or(Position::ZERO, |checkpoint| checkpoint.position);
         self.archived = self.check_history(&catalogue, base).await?;
         self.catalogue = catalogue;
         self.prepared = true;
@@ -230,8 +246,10 @@ impl SideArchive {
         if catalogue.announced().any(|epoch| epoch == ours) {
             let key = reign_key(ours);
             let body = self.bucket.get(&key, None).await?;
-            let theirs = Reign::unpack(self.volume, ours, &body)
-                .map_err(|source| ArchiveError::Damaged { key: key.clone(), source })?;
+            let theirs = Reign::unpack(self.volume, ours, &body).map_err(|source| ArchiveError::Damaged {
+                key: key.clone(),
+                source,
+            })?;
             if theirs != self.reign {
                 return Err(ArchiveError::Deposed { found, ours });
             }
@@ -259,7 +277,9 @@ impl SideArchive {
             // A damaged run is as good as none: the records after the checkpoint are stored again.
             return Ok(base);
         };
-        let Some((_, theirs)) = records.iter().find(|(record, _)| record.position == reached) else { return Ok(base) };
+        let Some((_, theirs)) = records.iter().find(|(record, _)| record.position == reached) else {
+            return Ok(base);
+        };
         match self.digest_at(reached).await? {
             Some(ours) if ours != *theirs => Err(ArchiveError::Diverged(reached)),
             Some(_) | None => Ok(reached),
@@ -273,7 +293,10 @@ impl SideArchive {
             return Ok(Some(tail.digest));
         }
         match self.source.read(position.next(), 1).await {
-            Ok(records) => Ok(records.first().and_then(|next| RecordHeader::peek(next).ok()).map(|next| next.previous)),
+            Ok(records) => Ok(records
+                .first()
+                .and_then(|next| RecordHeader::peek(next).ok())
+                .map(|next| next.previous)),
             Err(SourceError::Trimmed { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -287,11 +310,17 @@ impl SideArchive {
             return Ok(false);
         }
         let last = Position(self.archived.0 + records.len() as u64);
-        let run = RunName { epoch: self.reign.epoch, first, last };
+        let run = RunName {
+            epoch: self.reign.epoch,
+            first,
+            last,
+        };
         let key = run.key();
-        let packed = records::pack(self.volume, &run, &records)
-            .map_err(|source| ArchiveError::Damaged { key: key.clone(), source })?;
-        self.bucket.put(&key, packed.body).await?;
+        let body = records::pack(self.volume, &run, &records).map_err(|source| ArchiveError::Damaged {
+            key: key.clone(),
+            source,
+        })?;
+        self.bucket.put(&key, body).await?;
         self.catalogue.add_run(run);
         self.archived = last;
         Ok(true)
@@ -302,7 +331,10 @@ impl SideArchive {
         let frozen = self.source.snapshot().await?;
         let newest = self.kept.last().map(|checkpoint| checkpoint.position);
         if frozen.position > newest.unwrap_or(Position::ZERO) {
-            let name = CheckpointName { position: frozen.position, epoch: self.reign.epoch };
+            let name = CheckpointName {
+                position: frozen.position,
+                epoch: self.reign.epoch,
+            };
             checkpoint::store(&*self.bucket, self.volume, name, frozen.digest, frozen.view).await?;
             let manifest = checkpoint::read(&*self.bucket, self.volume, name, &mut |_| Ok(())).await?;
             self.catalogue.add_checkpoint(name, manifest.chunks);
@@ -329,13 +361,19 @@ impl SideArchive {
     /// Has another leader announced itself since?
     pub(super) async fn check_deposed(&self) -> Result<(), ArchiveError> {
         let after = reign_key(self.reign.epoch);
-        let later = self.bucket.list(&format!("{PREFIX}reigns/"), Some(&after), 1).await?;
+        let later = self
+            .bucket
+            .list(&format!("{PREFIX}reigns/"), Some(&after), 1)
+            .await?;
         let mut catalogue = Catalogue::default();
         for object in &later {
             catalogue.add_key(&object.key);
         }
         match catalogue.announced().next() {
-            Some(found) => Err(ArchiveError::Deposed { found, ours: self.reign.epoch }),
+            Some(found) => Err(ArchiveError::Deposed {
+                found,
+                ours: self.reign.epoch,
+            }),
             None => Ok(()),
         }
     }
@@ -356,8 +394,10 @@ pub(super) async fn read_catalogue(bucket: &dyn Bucket, volume: VolumeId) -> Res
     for epoch in catalogue.announced().collect::<Vec<Epoch>>() {
         let key = reign_key(epoch);
         let body = bucket.get(&key, None).await?;
-        let reign =
-            Reign::unpack(volume, epoch, &body).map_err(|source| ArchiveError::Damaged { key: key.clone(), source })?;
+        let reign = Reign::unpack(volume, epoch, &body).map_err(|source| ArchiveError::Damaged {
+            key: key.clone(),
+            source,
+        })?;
         catalogue.add_reign(&reign);
     }
     Ok(catalogue)

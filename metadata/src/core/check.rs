@@ -521,6 +521,17 @@ impl Check {
             );
             Ok(())
         })?;
+        for_each(view, keys::QUARANTINE, |key, _| {
+            let mut reader = KeyReader::new(key);
+            let (Some(side), Some(id)) = (reader.side(), reader.object()) else {
+                return Err(malformed(key));
+            };
+            let sound = self.owed.contains_key(&(side, id));
+            self.expect(sound, format!("object {id}"), || {
+                format!("set aside, but not owed to {side}")
+            });
+            Ok(())
+        })?;
         for_each(view, keys::OWED_POSITION, |key, value| {
             let mut reader = KeyReader::new(key);
             let (Some(side), Some(id)) = (reader.side(), reader.object()) else {

@@ -123,11 +123,11 @@ impl Transaction<'_> {
         if row.attributes.allocated_bytes > 0 {
             if let Some(left) = self.neighbour_before(row.number(), &extent)? {
                 self.detach(row, &left)?;
-                extent = left.joined(extent);
+                extent = left.joined(&extent);
             }
             if let Some(right) = self.neighbour_after(row, &extent)? {
                 self.detach(row, &right)?;
-                extent = extent.joined(right);
+                extent = extent.joined(&right);
             }
         }
         self.attach(row, extent)
@@ -242,7 +242,7 @@ impl Placed {
     }
 
     /// This extent and the one that continues it.
-    fn joined(self, next: Self) -> Self {
+    fn joined(self, next: &Self) -> Self {
         Self {
             start: self.start,
             end: next.end,

@@ -22,7 +22,7 @@ use crate::view::View;
 pub const QUARANTINE_SECONDS: i64 = 600;
 
 /// How many quarantined rows a search for work passes at most before it returns what it has.
-const PASS_MAX: usize = 4096;
+const PASS_MAX: usize = 1 << 16;
 
 /// A copy that is owed and may be handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,7 +86,7 @@ impl Transaction<'_> {
         let epoch: Epoch = self.context.epoch;
         match row.objects.last_mut() {
             Some(last) if last.epoch == epoch && last.numbers.end == objects.start => {
-                last.numbers.end = objects.end
+                last.numbers.end = objects.end;
             }
             _ => row.objects.push(ObjectRange {
                 epoch,

@@ -76,6 +76,9 @@ pub(super) fn read<T: for<'b> Decode<'b, ()>>(view: &dyn View, key: &[u8]) -> Re
     view.get(key)?.map(|value| decode(key, &value)).transpose()
 }
 
+/// How many of the latest changes are compared with a new one: more than any operation on names makes.
+const CHANGES_COMPARED: usize = 12;
+
 struct CachedInode {
     row: Option<InodeRow>,
     changed: bool,
@@ -311,7 +314,14 @@ impl<'a> Transaction<'a> {
 
     /// Tells others who cache.
     pub(super) fn changed(&mut self, change: Invalidation) {
-        if !self.changes.contains(&change) {
+        // One change is often told twice in a row. Of a commit of many files only the neighbours are worth a look.
+        if !self
+            .changes
+            .iter()
+            .rev()
+            .take(CHANGES_COMPARED)
+            .any(|known| *known == change)
+        {
             self.changes.push(change);
         }
     }

@@ -2,13 +2,14 @@
 
 use twinshore_protocol::format::{FORMAT_VERSION, VolumeFormat, VolumeSettings};
 use twinshore_protocol::reply::FileSystemUsage;
-use twinshore_protocol::{Attributes, Epoch, Errno, FileType, InodeNumber, Reply, Timestamp};
+use twinshore_protocol::{Attributes, Epoch, Errno, FileType, InodeNumber, ObjectId, Reply, Timestamp};
 
 use super::CoreError;
-use super::keys;
-use super::transaction::{Attempt, Transaction, decode, read};
+use super::keys::{self, KeyReader};
+use super::transaction::{Attempt, Transaction, corrupt, decode, read};
 use super::values::{
-    BackfillRow, CountersRow, InodeRow, Place, QuotaRow, SessionRow, SynchronisationRow, TotalsRow, UsageRow,
+    BackfillRow, CountersRow, InodeRow, Life, ObjectRow, Place, QuotaRow, SessionRow, SynchronisationRow,
+    TotalsRow, UsageRow,
 };
 use crate::view::View;
 
@@ -67,6 +68,22 @@ pub fn synchronisation(view: &dyn View) -> Result<SynchronisationRow, CoreError>
 /// Is the walk over all objects after a change of the target still going on?
 pub fn is_backfilling(view: &dyn View) -> Result<bool, CoreError> {
     Ok(read::<BackfillRow>(view, keys::BACKFILL)?.is_some())
+}
+
+/// All objects that extents name, in order. For checks: it reads every object.
+pub fn objects(view: &dyn View) -> Result<Vec<ObjectId>, CoreError> {
+    let mut live = Vec::new();
+    for (key, value) in view.scan(&[keys::OBJECT], &[keys::OBJECT + 1], usize::MAX)? {
+        let row: ObjectRow = decode(&key, &value)?;
+        if row.life == Life::Live {
+            live.push(
+                KeyReader::new(&key)
+                    .object()
+                    .ok_or_else(|| corrupt(&key, "malformed key"))?,
+            );
+        }
+    }
+    Ok(live)
 }
 
 fn settings_make_sense(settings: &VolumeSettings) -> bool {

@@ -20,7 +20,10 @@ pub(crate) fn record_after(tail: &Tail, size_bytes: usize) -> (Bytes, Digest) {
         epoch: tail.epoch,
         position,
         previous: tail.digest,
-        time: Timestamp { seconds: 1, nanoseconds: 2 },
+        time: Timestamp {
+            seconds: 1,
+            nanoseconds: 2,
+        },
         mutations: vec![Mutation {
             key: Bytes::from(format!("I{}", position.0)),
             #[allow(clippy::cast_possible_truncation)]
@@ -66,7 +69,10 @@ impl FilePlace {
     fn new() -> Self {
         let place = Self {
             directory: tempfile::tempdir().unwrap(),
-            options: FileJournalOptions { segment_bytes: 16 << 10, maximum_bytes: None },
+            options: FileJournalOptions {
+                segment_bytes: 16 << 10,
+                maximum_bytes: None,
+            },
         };
         drop(FileJournal::create(place.directory.path(), VOLUME, &Tail::EMPTY, place.options).unwrap());
         place
@@ -89,7 +95,13 @@ fn an_empty_journal_has_no_records(place: &dyn Place) {
     let mut journal = place.open().unwrap();
     assert_eq!(journal.tail().unwrap(), Tail::EMPTY);
     assert_eq!(journal.read(Position(1), 100).unwrap(), Vec::<Bytes>::new());
-    assert_eq!(journal.acquire().unwrap(), Tail { epoch: Epoch(1), ..Tail::EMPTY });
+    assert_eq!(
+        journal.acquire().unwrap(),
+        Tail {
+            epoch: Epoch(1),
+            ..Tail::EMPTY
+        }
+    );
 }
 
 fn what_was_appended_is_read_back_in_pages_of_any_size(place: &dyn Place) {
@@ -104,7 +116,11 @@ fn what_was_appended_is_read_back_in_pages_of_any_size(place: &dyn Place) {
         for from in [0, 1, 17, 53, 54, 55] {
             let records = read_all(&mut *journal, Position(from), page_bytes);
             let positions: Vec<u64> = records.iter().map(|record| record.position.0).collect();
-            assert_eq!(positions, (from.max(1)..=54).collect::<Vec<u64>>(), "{page_bytes} from {from}");
+            assert_eq!(
+                positions,
+                (from.max(1)..=54).collect::<Vec<u64>>(),
+                "{page_bytes} from {from}"
+            );
         }
     }
 }
@@ -135,14 +151,29 @@ fn only_the_true_tail_is_appended_to(place: &dyn Place) {
     fill(&mut *journal, &mut tail, 1, 10);
     for wrong in [
         before,
-        Tail { digest: [1; 32], ..tail },
-        Tail { position: tail.position.next(), ..tail },
-        Tail { epoch: Epoch(0), ..tail },
-        Tail { epoch: Epoch(2), ..tail },
+        Tail {
+            digest: [1; 32],
+            ..tail
+        },
+        Tail {
+            position: tail.position.next(),
+            ..tail
+        },
+        Tail {
+            epoch: Epoch(0),
+            ..tail
+        },
+        Tail {
+            epoch: Epoch(2),
+            ..tail
+        },
     ] {
         let (bytes, digest) = record_after(&wrong, 10);
         let error = journal.append(&wrong, digest, bytes).unwrap_err();
-        assert!(matches!(error, JournalError::Fenced { found } if found == tail), "{wrong:?}: {error:?}");
+        assert!(
+            matches!(error, JournalError::Fenced { found } if found == tail),
+            "{wrong:?}: {error:?}"
+        );
     }
     fill(&mut *journal, &mut tail, 1, 10);
     assert_eq!(read_all(&mut *journal, Position(1), 100).len(), 2);
@@ -155,24 +186,42 @@ fn an_older_epoch_is_fenced_for_ever(place: &dyn Place) {
     let new = journal.acquire().unwrap();
     assert_eq!((new.position, new.digest), (old.position, old.digest));
     let (bytes, digest) = record_after(&old, 10);
-    assert!(matches!(journal.append(&old, digest, bytes.clone()), Err(JournalError::Fenced { .. })));
+    assert!(matches!(
+        journal.append(&old, digest, bytes.clone()),
+        Err(JournalError::Fenced { .. })
+    ));
     drop(journal);
     let mut journal = place.open().unwrap();
-    assert!(matches!(journal.append(&old, digest, bytes), Err(JournalError::Fenced { .. })));
+    assert!(matches!(
+        journal.append(&old, digest, bytes),
+        Err(JournalError::Fenced { .. })
+    ));
     assert_eq!(journal.tail().unwrap(), new);
 }
 
 fn a_record_that_does_not_fit_its_place_is_refused_and_changes_nothing(place: &dyn Place) {
     let mut journal = place.open().unwrap();
     let mut tail = journal.acquire().unwrap();
-    let elsewhere = Tail { position: Position(7), ..tail };
+    let elsewhere = Tail {
+        position: Position(7),
+        ..tail
+    };
     let (bytes, digest) = record_after(&elsewhere, 10);
-    assert!(matches!(journal.append(&tail, digest, bytes), Err(JournalError::Failed { .. })));
+    assert!(matches!(
+        journal.append(&tail, digest, bytes),
+        Err(JournalError::Failed { .. })
+    ));
     let mut cut = record_after(&tail, 10).0;
     cut.truncate(50);
-    assert!(matches!(journal.append(&tail, [0; 32], cut), Err(JournalError::Failed { .. })));
+    assert!(matches!(
+        journal.append(&tail, [0; 32], cut),
+        Err(JournalError::Failed { .. })
+    ));
     let (bytes, digest) = record_after(&tail, 17 << 20);
-    assert!(matches!(journal.append(&tail, digest, bytes), Err(JournalError::Failed { .. })));
+    assert!(matches!(
+        journal.append(&tail, digest, bytes),
+        Err(JournalError::Failed { .. })
+    ));
     fill(&mut *journal, &mut tail, 1, 10);
 }
 
@@ -183,8 +232,13 @@ fn trimmed_records_are_gone_and_the_rest_stays(place: &dyn Place) {
     journal.trim(Position(0)).unwrap();
     assert_eq!(read_all(&mut *journal, Position(1), 100).len(), 60);
     journal.trim(Position(40)).unwrap();
-    let Err(JournalError::Trimmed { first }) = journal.read(Position(1), 100) else { panic!("it is still there") };
-    assert!(first > Position(20) && first <= Position(40), "trimmed before {first}");
+    let Err(JournalError::Trimmed { first }) = journal.read(Position(1), 100) else {
+        panic!("it is still there")
+    };
+    assert!(
+        first > Position(20) && first <= Position(40),
+        "trimmed before {first}"
+    );
     assert_eq!(read_all(&mut *journal, Position(40), 100).len(), 21);
     fill(&mut *journal, &mut tail, 60, 1000);
     journal.trim(Position(1000)).unwrap();

@@ -27,7 +27,9 @@ const VOLUME_VERSION: u16 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// Nothing was made here, or not to the end.
-    #[error("{0} holds no volume: create one with `twinshore volume create` or recover one with `twinshore volume restore`")]
+    #[error(
+        "{0} holds no volume: create one with `twinshore volume create` or recover one with `twinshore volume restore`"
+    )]
     NoVolume(PathBuf),
     /// There is something already.
     #[error("{path} already holds volume {volume}: choose another directory")]
@@ -127,13 +129,19 @@ pub struct DataDirectory {
 
 impl std::fmt::Debug for DataDirectory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DataDirectory").field("volume", &self.format.volume).finish_non_exhaustive()
+        f.debug_struct("DataDirectory")
+            .field("volume", &self.format.volume)
+            .finish_non_exhaustive()
     }
 }
 
 impl DataDirectory {
     /// Makes the directory of a new volume, whose journal and view are empty.
-    pub fn create(path: &Path, format: &VolumeFormat, options: DirectoryOptions) -> Result<Self, DirectoryError> {
+    pub fn create(
+        path: &Path,
+        format: &VolumeFormat,
+        options: DirectoryOptions,
+    ) -> Result<Self, DirectoryError> {
         let unfinished = UnfinishedDirectory::begin(path, options)?;
         unfinished.finish(format, &Tail::EMPTY)
     }
@@ -159,7 +167,11 @@ impl DataDirectory {
         lock: DirectoryLock,
     ) -> Result<Self, DirectoryError> {
         let format = read_volume(path)?.ok_or_else(|| DirectoryError::NoVolume(path.to_owned()))?;
-        let other = |found, expected| DirectoryError::OtherVolume { path: path.to_owned(), found, expected };
+        let other = |found, expected| DirectoryError::OtherVolume {
+            path: path.to_owned(),
+            found,
+            expected,
+        };
         if let Some(expected) = expected
             && format.volume != expected
         {
@@ -172,11 +184,23 @@ impl DataDirectory {
         let view = FjallView::open(&path.join("view"), options.view)?;
         let (tail, applied) = (journal.tail()?, view.applied());
         if applied > tail.position {
-            return Err(DirectoryError::JournalLost { path: path.to_owned(), tail: tail.position, applied });
+            return Err(DirectoryError::JournalLost {
+                path: path.to_owned(),
+                tail: tail.position,
+                applied,
+            });
         }
         match journal.read(applied.next(), 1) {
-            Ok(_) => Ok(Self { format, journal, view, lock }),
-            Err(JournalError::Trimmed { .. }) => Err(DirectoryError::ViewLost { path: path.to_owned(), applied }),
+            Ok(_) => Ok(Self {
+                format,
+                journal,
+                view,
+                lock,
+            }),
+            Err(JournalError::Trimmed { .. }) => Err(DirectoryError::ViewLost {
+                path: path.to_owned(),
+                applied,
+            }),
             Err(error) => Err(error.into()),
         }
     }
@@ -200,13 +224,19 @@ impl UnfinishedDirectory {
             let entry = entry.map_err(cannot)?;
             let ours = ["lock", "journal", "view", "volume", "volume.new", "lost+found"];
             if !ours.iter().any(|name| entry.file_name() == *name) {
-                let what = format!("it holds {}, which is not ours: choose an empty directory", entry.path().display());
+                let what = format!(
+                    "it holds {}, which is not ours: choose an empty directory",
+                    entry.path().display()
+                );
                 return Err(failed(path, io::Error::new(io::ErrorKind::AlreadyExists, what)));
             }
         }
         let lock = lock(path)?;
         if let Some(format) = read_volume(path)? {
-            return Err(DirectoryError::Exists { path: path.to_owned(), volume: format.volume });
+            return Err(DirectoryError::Exists {
+                path: path.to_owned(),
+                volume: format.volume,
+            });
         }
         for part in ["journal", "view"] {
             match std::fs::remove_dir_all(path.join(part)) {
@@ -215,7 +245,11 @@ impl UnfinishedDirectory {
                 Err(source) => return Err(failed(path, source)),
             }
         }
-        Ok(Self { path: path.to_owned(), options, lock })
+        Ok(Self {
+            path: path.to_owned(),
+            options,
+            lock,
+        })
     }
 
     /// Opens the view, to be loaded. Drop it before [`UnfinishedDirectory::finish`].
@@ -226,7 +260,12 @@ impl UnfinishedDirectory {
     /// Makes the journal begin after `start`, and the directory complete.
     pub fn finish(self, format: &VolumeFormat, start: &Tail) -> Result<DataDirectory, DirectoryError> {
         let journal_path = self.path.join("journal");
-        drop(FileJournal::create(&journal_path, format.volume, start, self.options.journal)?);
+        drop(FileJournal::create(
+            &journal_path,
+            format.volume,
+            start,
+            self.options.journal,
+        )?);
         let content = twinshore_protocol::wire::encode(format);
         let mut bytes = Vec::with_capacity(content.len() + 16);
         bytes.extend_from_slice(&VOLUME_MAGIC);
@@ -247,7 +286,10 @@ fn failed(path: &Path, source: io::Error) -> DirectoryError {
     if is_full(&source) {
         return DirectoryError::Full(path.to_owned());
     }
-    DirectoryError::Failed { path: path.to_owned(), source }
+    DirectoryError::Failed {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn lock(path: &Path) -> Result<DirectoryLock, DirectoryError> {
@@ -287,4 +329,4 @@ pub fn read_volume(path: &Path) -> Result<Option<VolumeFormat>, DirectoryError> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

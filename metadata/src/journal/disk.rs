@@ -24,6 +24,7 @@ pub(super) struct Faults {
     pub(super) sync: Option<rustix::io::Errno>,
 }
 
+#[cfg_attr(not(test), allow(clippy::unused_self))] // Only tests keep state here: the faults to come.
 impl Disk {
     /// Writes all bytes at an offset.
     pub(super) fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -62,7 +63,10 @@ pub(super) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<
 
 /// Is there no room on the disk, or in the quota?
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// The error of a journal for a failed call that appended nothing.
@@ -70,5 +74,8 @@ pub(super) fn failed(directory: &Path, what: impl Into<String>, source: io::Erro
     if is_full(&source) {
         return JournalError::Full(directory.display().to_string());
     }
-    JournalError::Failed { what: what.into(), source }
+    JournalError::Failed {
+        what: what.into(),
+        source,
+    }
 }

@@ -31,7 +31,12 @@ pub(super) fn read(directory: &Path) -> Result<Option<(VolumeId, Epoch)>, Journa
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(JournalError::Failed { what: format!("reading {}", path.display()), source }),
+        Err(source) => {
+            return Err(JournalError::Failed {
+                what: format!("reading {}", path.display()),
+                source,
+            });
+        }
     };
     let damaged = || JournalError::Damaged(format!("{}: recover from a bucket", path.display()));
     let bytes = <[u8; EPOCH_FILE_BYTES]>::try_from(bytes).map_err(|_| damaged())?;

@@ -51,7 +51,10 @@ pub struct FileJournalOptions {
 impl Default for FileJournalOptions {
     fn default() -> Self {
         // Large enough for four of the largest records, small enough that opening (which reads the last ones) is fast.
-        Self { segment_bytes: 64 << 20, maximum_bytes: None }
+        Self {
+            segment_bytes: 64 << 20,
+            maximum_bytes: None,
+        }
     }
 }
 
@@ -101,7 +104,13 @@ impl FileJournal {
         options: FileJournalOptions,
     ) -> Result<Self, JournalError> {
         check_options(options)?;
-        let cannot = |source| failed(directory, format!("creating the journal {}", directory.display()), source);
+        let cannot = |source| {
+            failed(
+                directory,
+                format!("creating the journal {}", directory.display()),
+                source,
+            )
+        };
         std::fs::create_dir_all(directory).map_err(cannot)?;
         let lock = lock(directory)?;
         if epoch::read(directory)?.is_some() {
@@ -109,8 +118,12 @@ impl FileJournal {
             return Err(cannot(exists));
         }
         let mut spares = Spares::open(directory, options.segment_bytes).map_err(cannot)?;
-        let header =
-            SegmentHeader { volume, epoch: start.epoch, first: start.position.next(), previous: start.digest };
+        let header = SegmentHeader {
+            volume,
+            epoch: start.epoch,
+            first: start.position.next(),
+            previous: start.digest,
+        };
         let disk = Disk::default();
         let prepared = spares.take().map_err(cannot)?;
         Segment::start(&disk, &prepared, directory, header).map_err(cannot)?;
@@ -124,19 +137,26 @@ impl FileJournal {
     /// Opens a journal, verifies all of it, and discards an append that was cut off.
     pub fn open(directory: &Path, options: FileJournalOptions) -> Result<Self, JournalError> {
         check_options(options)?;
-        let cannot =
-            |source| JournalError::Failed { what: format!("opening the journal {}", directory.display()), source };
+        let cannot = |source| JournalError::Failed {
+            what: format!("opening the journal {}", directory.display()),
+            source,
+        };
         let lock = lock(directory)?;
         let Some((volume, epoch)) = epoch::read(directory)? else {
-            return Err(JournalError::Damaged(format!("{}: there is no journal", directory.display())));
+            return Err(JournalError::Damaged(format!(
+                "{}: there is no journal",
+                directory.display()
+            )));
         };
         let mut segments = BTreeMap::new();
         let mut last: Option<(Arc<Segment>, Tail, u64)> = None;
         for first in segments_in(directory).map_err(cannot)? {
-            let (segment, end) = Segment::open(directory.join(super::segment::segment_name(first)))?;
+            let (segment, end) = Segment::open(&directory.join(super::segment::segment_name(first)))?;
             if segment.header.volume != volume || segment.header.first != first {
                 let path = segment.path.display();
-                return Err(JournalError::Damaged(format!("{path}: it belongs to another journal")));
+                return Err(JournalError::Damaged(format!(
+                    "{path}: it belongs to another journal"
+                )));
             }
             if let Some((before, tail, _)) = &last
                 && (tail.position.next() != first || tail.digest != segment.header.previous)
@@ -149,16 +169,24 @@ impl FileJournal {
             }
             let segment = Arc::new(segment);
             segments.insert(first, Arc::clone(&segment));
-            let epoch = last.as_ref().map_or(end.epoch, |(_, tail, _)| tail.epoch.max(end.epoch));
+            let epoch = last
+                .as_ref()
+                .map_or(end.epoch, |(_, tail, _)| tail.epoch.max(end.epoch));
             last = Some((segment, Tail { epoch, ..end.into() }, end.offset));
         }
         let Some((active, tail, offset)) = last else {
-            return Err(JournalError::Damaged(format!("{}: all segments are gone", directory.display())));
+            return Err(JournalError::Damaged(format!(
+                "{}: all segments are gone",
+                directory.display()
+            )));
         };
         let disk = Disk::default();
         // The last record may have been written but not synced when the process was killed: it counts from now on.
         active.sync(&disk).map_err(cannot)?;
-        let tail = Tail { epoch: tail.epoch.max(epoch), ..tail };
+        let tail = Tail {
+            epoch: tail.epoch.max(epoch),
+            ..tail
+        };
         let mut spares = Spares::open(directory, options.segment_bytes).map_err(cannot)?;
         spares.prepare().map_err(cannot)?;
         Ok(Self {
@@ -184,12 +212,16 @@ impl FileJournal {
 
     /// A reader for other threads.
     pub fn reader(&self) -> JournalReader {
-        JournalReader { shared: Arc::clone(&self.shared) }
+        JournalReader {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Bytes of all segments in use.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.read().map_or(0, |shared| shared.segments.values().map(|segment| segment.size_bytes).sum())
+        self.shared.read().map_or(0, |shared| {
+            shared.segments.values().map(|segment| segment.size_bytes).sum()
+        })
     }
 
     fn check_usable(&self) -> Result<(), JournalError> {
@@ -205,7 +237,10 @@ impl FileJournal {
     /// Remembers that nobody knows what is on the disk.
     fn broke(&mut self, what: &str, source: io::Error) -> JournalError {
         self.broken = Some(format!("{what}: {source}"));
-        JournalError::Failed { what: what.to_owned(), source }
+        JournalError::Failed {
+            what: what.to_owned(),
+            source,
+        }
     }
 
     /// Checks what the caller promises. A broken promise is a bug of the caller; nothing has happened to the journal.
@@ -214,7 +249,10 @@ impl FileJournal {
             what: "appending a record".to_owned(),
             source: io::Error::new(io::ErrorKind::InvalidInput, what),
         };
-        let capacity = self.options.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES as u64);
+        let capacity = self
+            .options
+            .segment_bytes
+            .saturating_sub(SEGMENT_HEADER_BYTES as u64);
         if bytes.len() > RECORD_MAX_BYTES || frame_bytes(bytes.len()) as u64 > capacity {
             return Err(refuse(format!("a record of {} bytes is too long", bytes.len())));
         }
@@ -225,7 +263,10 @@ impl FileJournal {
             || header.position != tail.position.next()
             || header.previous != tail.digest
         {
-            return Err(refuse(format!("record {} does not follow the tail", header.position)));
+            return Err(refuse(format!(
+                "record {} does not follow the tail",
+                header.position
+            )));
         }
         Ok(())
     }
@@ -233,7 +274,11 @@ impl FileJournal {
     /// Begins the next segment. Nothing is appended to the present one any more.
     fn rotate(&mut self) -> Result<(), JournalError> {
         let full = || JournalError::Full(self.directory.display().to_string());
-        if self.options.maximum_bytes.is_some_and(|maximum| self.size_bytes() + self.options.segment_bytes > maximum) {
+        if self
+            .options
+            .maximum_bytes
+            .is_some_and(|maximum| self.size_bytes() + self.options.segment_bytes > maximum)
+        {
             return Err(full());
         }
         let prepared = match self.spares.take() {
@@ -256,7 +301,9 @@ impl FileJournal {
         self.active = started;
         self.offset = SEGMENT_HEADER_BYTES as u64;
         // The next one is made while this one fills; if that fails, the next rotation tells.
-        self.spares.prepare().map_err(|error| self.broke("starting a thread", error))
+        self.spares
+            .prepare()
+            .map_err(|error| self.broke("starting a thread", error))
     }
 }
 
@@ -291,7 +338,10 @@ impl Journal for FileJournal {
             self.rotate()?;
         }
         let position = tail.position.next();
-        if let Err(error) = self.active.write(&self.disk, self.offset, position, &bytes, &mut self.buffer) {
+        if let Err(error) = self
+            .active
+            .write(&self.disk, self.offset, position, &bytes, &mut self.buffer)
+        {
             // Space was allocated, but a file system that copies on write may still run out.
             if is_full(&error) && self.active.erase(&self.disk, self.offset).is_ok() {
                 return Err(JournalError::Full(self.directory.display().to_string()));
@@ -303,7 +353,11 @@ impl Journal for FileJournal {
         }
         self.active.remember(position.0, self.offset);
         self.offset += frame_bytes(bytes.len()) as u64;
-        self.tail = Tail { epoch: tail.epoch, position, digest };
+        self.tail = Tail {
+            epoch: tail.epoch,
+            position,
+            digest,
+        };
         if let Ok(mut shared) = self.shared.write() {
             shared.tail = self.tail;
         }
@@ -320,13 +374,19 @@ impl Journal for FileJournal {
     fn trim(&mut self, first: Position) -> Result<(), JournalError> {
         self.check_usable()?;
         loop {
-            let Ok(mut shared) = self.shared.write() else { return Ok(()) };
+            let Ok(mut shared) = self.shared.write() else {
+                return Ok(());
+            };
             let mut firsts = shared.segments.keys();
-            let (Some(oldest), Some(next)) = (firsts.next().copied(), firsts.next().copied()) else { return Ok(()) };
+            let (Some(oldest), Some(next)) = (firsts.next().copied(), firsts.next().copied()) else {
+                return Ok(());
+            };
             if next > first {
                 return Ok(());
             }
-            let Some(segment) = shared.segments.remove(&oldest) else { return Ok(()) };
+            let Some(segment) = shared.segments.remove(&oldest) else {
+                return Ok(());
+            };
             drop(shared);
             // A file that is still being read is not written again, only removed.
             let trimmed = match Arc::try_unwrap(segment) {
@@ -343,7 +403,10 @@ impl Journal for FileJournal {
 impl JournalReader {
     /// The durable tail.
     pub fn tail(&self) -> Result<Tail, JournalError> {
-        self.shared.read().map(|shared| shared.tail).map_err(|_| poisoned())
+        self.shared
+            .read()
+            .map(|shared| shared.tail)
+            .map_err(|_| poisoned())
     }
 
     /// Records from `from`, in order, at most about `max_bytes` but one at least; none beyond the tail.
@@ -355,10 +418,19 @@ impl JournalReader {
                 return Ok(Vec::new());
             }
             let Some((_, segment)) = shared.segments.range(..=from).next_back() else {
-                let first = shared.segments.keys().next().copied().unwrap_or(shared.tail.position.next());
+                let first = shared
+                    .segments
+                    .keys()
+                    .next()
+                    .copied()
+                    .unwrap_or(shared.tail.position.next());
                 return Err(JournalError::Trimmed { first });
             };
-            let next = shared.segments.range(from.next()..).next().map(|(first, _)| Position(first.0 - 1));
+            let next = shared
+                .segments
+                .range(from.next()..)
+                .next()
+                .map(|(first, _)| Position(first.0 - 1));
             (Arc::clone(segment), next.unwrap_or(shared.tail.position))
         };
         segment.read(from, last, max_bytes)
@@ -387,7 +459,10 @@ fn check_options(options: FileJournalOptions) -> Result<(), JournalError> {
 
 /// Locks the directory itself: the lock needs no file and ends with the process, however that ends.
 fn lock(directory: &Path) -> Result<File, JournalError> {
-    let cannot = |source| JournalError::Failed { what: format!("opening {}", directory.display()), source };
+    let cannot = |source| JournalError::Failed {
+        what: format!("opening {}", directory.display()),
+        source,
+    };
     let handle = File::open(directory).map_err(cannot)?;
     match rustix::fs::flock(&handle, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(handle),

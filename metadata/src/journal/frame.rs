@@ -49,12 +49,18 @@ impl FrameHeader {
         let header = bytes.first_chunk::<FRAME_HEADER_BYTES>()?;
         let (content, rest) = header.split_first_chunk::<24>()?;
         let (checksum, _) = rest.split_first_chunk::<4>()?;
-        if content[..4] != FRAME_MAGIC || content[8..16] != salt || crc32c::crc32c(content).to_le_bytes() != *checksum {
+        if content[..4] != FRAME_MAGIC
+            || content[8..16] != salt
+            || crc32c::crc32c(content).to_le_bytes() != *checksum
+        {
             return None;
         }
         let (_, length) = content[..8].split_last_chunk::<4>()?;
         let (_, position) = content.split_last_chunk::<8>()?;
-        Some(Self { record_bytes: u32::from_le_bytes(*length) as usize, position: u64::from_le_bytes(*position) })
+        Some(Self {
+            record_bytes: u32::from_le_bytes(*length) as usize,
+            position: u64::from_le_bytes(*position),
+        })
     }
 }
 
@@ -70,7 +76,10 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_use_or_with_a_flipped_bit_is_no_frame() {
-        let header = FrameHeader { record_bytes: 1000, position: 9 };
+        let header = FrameHeader {
+            record_bytes: 1000,
+            position: 9,
+        };
         let bytes = header.encode([1; 8]);
         assert_eq!(FrameHeader::decode(&bytes, [1; 8]), Some(header));
         assert_eq!(FrameHeader::decode(&bytes, [2; 8]), None);

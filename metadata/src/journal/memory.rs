@@ -44,8 +44,15 @@ struct State {
 impl State {
     fn tail(&self) -> Tail {
         match self.records.last_key_value() {
-            Some((position, (digest, _))) => Tail { epoch: self.epoch, position: *position, digest: *digest },
-            None => Tail { epoch: self.epoch, ..self.start },
+            Some((position, (digest, _))) => Tail {
+                epoch: self.epoch,
+                position: *position,
+                digest: *digest,
+            },
+            None => Tail {
+                epoch: self.epoch,
+                ..self.start
+            },
         }
     }
 }
@@ -99,7 +106,11 @@ impl MemoryDisk {
             return Err(JournalError::InUse("in memory".to_owned()));
         }
         state.open = true;
-        Ok(MemoryJournal { disk: self.clone(), broken: false, exclusive: state.exclusive })
+        Ok(MemoryJournal {
+            disk: self.clone(),
+            broken: false,
+            exclusive: state.exclusive,
+        })
     }
 
     /// The next append that has not got a fault yet goes wrong.
@@ -131,7 +142,13 @@ impl MemoryDisk {
             total_bytes += bytes.len();
             fits
         };
-        Ok(state.records.range(from..).map(|(_, record)| record).take_while(fits).map(|(_, b)| b.clone()).collect())
+        Ok(state
+            .records
+            .range(from..)
+            .map(|(_, record)| record)
+            .take_while(fits)
+            .map(|(_, b)| b.clone())
+            .collect())
     }
 }
 
@@ -142,7 +159,10 @@ impl MemoryJournal {
 }
 
 fn broken() -> JournalError {
-    JournalError::Failed { what: "using the journal".to_owned(), source: io::Error::other("an injected fault") }
+    JournalError::Failed {
+        what: "using the journal".to_owned(),
+        source: io::Error::other("an injected fault"),
+    }
 }
 
 impl Drop for MemoryJournal {
@@ -185,7 +205,10 @@ impl Journal for MemoryJournal {
             || header.position != tail.position.next()
             || header.previous != tail.digest
         {
-            return Err(refuse(format!("record {} does not follow the tail", header.position)));
+            return Err(refuse(format!(
+                "record {} does not follow the tail",
+                header.position
+            )));
         }
         let fault = state.faults.pop_front();
         if matches!(fault, None | Some(Fault::After | Fault::Unsynced)) {
@@ -220,7 +243,11 @@ impl Journal for MemoryJournal {
             && state.records.len() > 1
         {
             state.records.remove(&position);
-            state.start = Tail { epoch: state.epoch, position, digest };
+            state.start = Tail {
+                epoch: state.epoch,
+                position,
+                digest,
+            };
         }
         Ok(())
     }

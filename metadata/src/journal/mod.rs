@@ -25,7 +25,7 @@ mod segment;
 mod spare;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 pub use directory::DataDirectory;
 pub use file::{FileJournal, FileJournalOptions, JournalReader};

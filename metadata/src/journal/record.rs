@@ -97,8 +97,9 @@ pub struct RecordHeader {
 impl RecordHeader {
     /// Reads the header at the beginning of `bytes`, which may go on after the record. Verifies nothing but its form.
     pub fn peek(bytes: &[u8]) -> Result<Self, RecordError> {
-        let header =
-            bytes.first_chunk::<RECORD_HEADER_BYTES>().ok_or(RecordError::CutOff {
+        let header = bytes
+            .first_chunk::<RECORD_HEADER_BYTES>()
+            .ok_or(RecordError::CutOff {
                 expected: RECORD_HEADER_BYTES,
                 found: bytes.len(),
             })?;
@@ -128,11 +129,16 @@ impl RecordHeader {
     /// Reads the header of the record at the beginning of `bytes` and verifies the checksum of the whole record.
     pub fn verified(bytes: &[u8]) -> Result<Self, RecordError> {
         let header = Self::peek(bytes)?;
-        let record = bytes
-            .get(..header.length_bytes)
-            .ok_or(RecordError::CutOff { expected: header.length_bytes, found: bytes.len() })?;
+        let record = bytes.get(..header.length_bytes).ok_or(RecordError::CutOff {
+            expected: header.length_bytes,
+            found: bytes.len(),
+        })?;
         let stored = Reader(&record[12..16]).u32()?;
-        if checksum(record) == stored { Ok(header) } else { Err(RecordError::Checksum) }
+        if checksum(record) == stored {
+            Ok(header)
+        } else {
+            Err(RecordError::Checksum)
+        }
     }
 }
 
@@ -186,12 +192,21 @@ impl Record {
 
     /// Verifies and decodes a record that takes up all of `bytes`. Its keys and values are copies: the frame can be freed.
     pub fn decode(bytes: &[u8]) -> Result<(Self, Digest), RecordError> {
-        let RecordHeader { length_bytes, volume, epoch, position, previous } = RecordHeader::verified(bytes)?;
+        let RecordHeader {
+            length_bytes,
+            volume,
+            epoch,
+            position,
+            previous,
+        } = RecordHeader::verified(bytes)?;
         if length_bytes != bytes.len() {
             return Err(RecordError::Malformed("bytes after the end"));
         }
         let mut reader = Reader(&bytes[80..]);
-        let time = Timestamp { seconds: i64::from_le_bytes(reader.array()?), nanoseconds: reader.u32()? };
+        let time = Timestamp {
+            seconds: i64::from_le_bytes(reader.array()?),
+            nanoseconds: reader.u32()?,
+        };
         let count = reader.u32()? as usize;
         if count > reader.0.len() / MUTATION_HEADER_BYTES {
             return Err(RecordError::Malformed("more mutations than bytes"));
@@ -210,11 +225,24 @@ impl Record {
             mutations.push(Mutation { key, value });
         }
         let mut decoder = minicbor::Decoder::new(reader.0);
-        let changes = decoder.decode().map_err(|_| RecordError::Malformed("the changes"))?;
+        let changes = decoder
+            .decode()
+            .map_err(|_| RecordError::Malformed("the changes"))?;
         if decoder.position() != reader.0.len() {
             return Err(RecordError::Malformed("bytes after the changes"));
         }
-        Ok((Self { volume, epoch, position, previous, time, mutations, changes }, digest_of(bytes)))
+        Ok((
+            Self {
+                volume,
+                epoch,
+                position,
+                previous,
+                time,
+                mutations,
+                changes,
+            },
+            digest_of(bytes),
+        ))
     }
 }
 
@@ -228,15 +256,19 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
-        let (front, rest) =
-            self.0.split_at_checked(length).ok_or(RecordError::Malformed("a part is longer than the record"))?;
+        let (front, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(RecordError::Malformed("a part is longer than the record"))?;
         self.0 = rest;
         Ok(front)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (front, rest) =
-            self.0.split_first_chunk().ok_or(RecordError::Malformed("a part is longer than the record"))?;
+        let (front, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(RecordError::Malformed("a part is longer than the record"))?;
         self.0 = rest;
         Ok(*front)
     }

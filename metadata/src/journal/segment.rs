@@ -133,7 +133,12 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> JournalError {
 
 impl Segment {
     /// Puts a prepared file to use: writes its header, durably, then gives it its name. The caller syncs the directory.
-    pub(super) fn start(disk: &Disk, prepared: &Path, directory: &Path, header: SegmentHeader) -> io::Result<Self> {
+    pub(super) fn start(
+        disk: &Disk,
+        prepared: &Path,
+        directory: &Path,
+        header: SegmentHeader,
+    ) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(prepared)?;
         disk.write(&file, &header.encode(), 0)?;
         disk.sync(&file)?;
@@ -144,18 +149,32 @@ impl Segment {
 
     fn new(path: PathBuf, file: File, header: SegmentHeader) -> io::Result<Self> {
         let size_bytes = file.metadata()?.len();
-        Ok(Self { path, header, size_bytes, file, salt: header.salt(), index: Mutex::new(Vec::new()) })
+        Ok(Self {
+            path,
+            header,
+            size_bytes,
+            file,
+            salt: header.salt(),
+            index: Mutex::new(Vec::new()),
+        })
     }
 
     /// Opens a segment and verifies all its records. Finds the end: everything after the last good record must look like
     /// a record that was never completed, else the segment is damaged.
-    pub(super) fn open(path: PathBuf) -> Result<(Self, SegmentEnd), JournalError> {
-        let unreadable = |source| JournalError::Failed { what: format!("reading {}", path.display()), source };
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(unreadable)?;
+    pub(super) fn open(path: &Path) -> Result<(Self, SegmentEnd), JournalError> {
+        let unreadable = |source| JournalError::Failed {
+            what: format!("reading {}", path.display()),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(unreadable)?;
         // A whole segment in memory for the moment of its verification: bounded, and a sequential read.
-        let content = std::fs::read(&path).map_err(unreadable)?;
-        let header = SegmentHeader::decode(&content).map_err(|what| damaged(&path, what))?;
-        let segment = Self::new(path.clone(), file, header).map_err(unreadable)?;
+        let content = std::fs::read(path).map_err(unreadable)?;
+        let header = SegmentHeader::decode(&content).map_err(|what| damaged(path, what))?;
+        let segment = Self::new(path.to_owned(), file, header).map_err(unreadable)?;
         let end = segment.verify(&content)?;
         Ok((segment, end))
     }
@@ -172,16 +191,24 @@ impl Segment {
         while let Some((header, record)) = frame_at(content, offset, self.salt) {
             let expected = end.position.next();
             if header.position != expected.0 {
-                return Err(damaged(&self.path, format_args!("record {} follows {}", header.position, end.position)));
+                return Err(damaged(
+                    &self.path,
+                    format_args!("record {} follows {}", header.position, end.position),
+                ));
             }
-            let Ok(found) = RecordHeader::verified(record) else { break };
+            let Ok(found) = RecordHeader::verified(record) else {
+                break;
+            };
             if found.length_bytes != record.len()
                 || found.position != expected
                 || found.volume != self.header.volume
                 || found.previous != end.digest
                 || found.epoch < end.epoch
             {
-                return Err(damaged(&self.path, format_args!("record {expected} does not follow the one before it")));
+                return Err(damaged(
+                    &self.path,
+                    format_args!("record {expected} does not follow the one before it"),
+                ));
             }
             self.remember(expected.0, offset as u64);
             offset += header.frame_bytes();
@@ -197,7 +224,9 @@ impl Segment {
             let bad = end.position.next();
             return Err(damaged(
                 &self.path,
-                format_args!("record {bad} is damaged, but record {later} was written after it: recover from a bucket"),
+                format_args!(
+                    "record {bad} is damaged, but record {later} was written after it: recover from a bucket"
+                ),
             ));
         }
         Ok(end)
@@ -212,7 +241,10 @@ impl Segment {
         record: &[u8],
         buffer: &mut Vec<u8>,
     ) -> io::Result<()> {
-        let header = FrameHeader { record_bytes: record.len(), position: position.0 };
+        let header = FrameHeader {
+            record_bytes: record.len(),
+            position: position.0,
+        };
         buffer.clear();
         buffer.extend_from_slice(&header.encode(self.salt));
         buffer.extend_from_slice(record);
@@ -246,9 +278,16 @@ impl Segment {
     }
 
     /// Reads records `from..=last` of this segment: at most about `max_bytes`, but one at least.
-    pub(super) fn read(&self, from: Position, last: Position, max_bytes: usize) -> Result<Vec<Bytes>, JournalError> {
-        let unreadable =
-            |source| JournalError::Failed { what: format!("reading {}", self.path.display()), source };
+    pub(super) fn read(
+        &self,
+        from: Position,
+        last: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<Bytes>, JournalError> {
+        let unreadable = |source| JournalError::Failed {
+            what: format!("reading {}", self.path.display()),
+            source,
+        };
         let (mut position, mut offset) = self.place_before(from)?;
         let mut records = Vec::new();
         let mut total_bytes = 0;
@@ -263,10 +302,16 @@ impl Segment {
                     if block.len().saturating_sub(used) < FRAME_HEADER_BYTES && used > 0 {
                         break;
                     }
-                    return Err(damaged(&self.path, format_args!("record {position} cannot be read")));
+                    return Err(damaged(
+                        &self.path,
+                        format_args!("record {position} cannot be read"),
+                    ));
                 };
                 if header.position != position || header.record_bytes > RECORD_MAX_BYTES {
-                    return Err(damaged(&self.path, format_args!("record {position} is not where it should be")));
+                    return Err(damaged(
+                        &self.path,
+                        format_args!("record {position} is not where it should be"),
+                    ));
                 }
                 let start = used + FRAME_HEADER_BYTES;
                 if start + header.record_bytes > block.len() {
@@ -294,10 +339,15 @@ impl Segment {
 
     /// A known record at or before `from`, and its offset.
     fn place_before(&self, from: Position) -> Result<(u64, u64), JournalError> {
-        let index = self.index.lock().map_err(|_| damaged(&self.path, "the index is lost after a panic"))?;
+        let index = self
+            .index
+            .lock()
+            .map_err(|_| damaged(&self.path, "the index is lost after a panic"))?;
         let after = index.partition_point(|(position, _)| *position <= from.0);
         let place = after.checked_sub(1).and_then(|place| index.get(place));
-        place.copied().ok_or_else(|| damaged(&self.path, format_args!("record {from} is not in this segment")))
+        place
+            .copied()
+            .ok_or_else(|| damaged(&self.path, format_args!("record {from} is not in this segment")))
     }
 }
 
@@ -337,6 +387,10 @@ fn later_frame(content: &[u8], offset: usize, salt: Salt, bad: Position) -> Opti
 /// Where a journal goes on after the end of its last segment.
 impl From<SegmentEnd> for Tail {
     fn from(end: SegmentEnd) -> Self {
-        Self { epoch: end.epoch, position: end.position, digest: end.digest }
+        Self {
+            epoch: end.epoch,
+            position: end.position,
+            digest: end.digest,
+        }
     }
 }

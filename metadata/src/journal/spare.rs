@@ -40,13 +40,17 @@ impl Spares {
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            let Some(number) = name.to_str().and_then(|name| name.strip_prefix(SPARE_PREFIX)) else { continue };
+            let Some(number) = name.to_str().and_then(|name| name.strip_prefix(SPARE_PREFIX)) else {
+                continue;
+            };
             // Cut off while it was made, or made with another segment size.
             if number.ends_with(UNFINISHED_SUFFIX) || entry.metadata()?.len() != segment_bytes {
                 std::fs::remove_file(entry.path())?;
                 continue;
             }
-            spares.next_number = spares.next_number.max(number.parse::<u64>().map_or(0, |number| number + 1));
+            spares.next_number = spares
+                .next_number
+                .max(number.parse::<u64>().map_or(0, |number| number + 1));
             spares.ready.push(entry.path());
         }
         Ok(spares)
@@ -57,7 +61,9 @@ impl Spares {
         if self.ready.is_empty()
             && let Some(pending) = self.pending.take()
         {
-            let made = pending.join().map_err(|_| io::Error::other("the thread that makes segments panicked"))??;
+            let made = pending
+                .join()
+                .map_err(|_| io::Error::other("the thread that makes segments panicked"))??;
             self.ready.push(made);
         }
         match self.ready.pop() {
@@ -91,7 +97,8 @@ impl Spares {
 
     fn next_path(&mut self) -> PathBuf {
         self.next_number += 1;
-        self.directory.join(format!("{SPARE_PREFIX}{}", self.next_number - 1))
+        self.directory
+            .join(format!("{SPARE_PREFIX}{}", self.next_number - 1))
     }
 }
 
@@ -109,12 +116,17 @@ fn make(path: &Path, segment_bytes: u64) -> io::Result<PathBuf> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(UNFINISHED_SUFFIX);
     let unfinished = PathBuf::from(unfinished);
-    let made = OpenOptions::new().write(true).create(true).truncate(true).open(&unfinished).and_then(|mut file| {
-        fill(&mut file, segment_bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
-    });
+    let made = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&unfinished)
+        .and_then(|mut file| {
+            fill(&mut file, segment_bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&unfinished, path)?;
+            path.parent().map_or(Ok(()), sync_directory)
+        });
     match made {
         Ok(()) => Ok(path.to_owned()),
         Err(error) => {

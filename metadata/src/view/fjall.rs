@@ -45,7 +45,12 @@ impl Default for FjallOptions {
     fn default() -> Self {
         // 64 MiB of cache and two memtables: below 120 MB with all filters of a million files, far from the 400 MB that
         // the service may take.
-        Self { cache_bytes: 64 << 20, memtable_bytes: 16 << 20, log_bytes: 128 << 20, threads: 2 }
+        Self {
+            cache_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
+            log_bytes: 128 << 20,
+            threads: 2,
+        }
     }
 }
 
@@ -63,7 +68,9 @@ fn store_error(error: fjall::Error) -> ViewError {
 
 /// The stored position has not eight bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("the applied position of the store is damaged: delete the directory `view`, it is rebuilt from a checkpoint")]
+#[error(
+    "the applied position of the store is damaged: delete the directory `view`, it is rebuilt from a checkpoint"
+)]
 struct DamagedPosition;
 
 /// A key that is reserved for the store.
@@ -94,11 +101,17 @@ impl FjallView {
         let applied = match keyspace.get(APPLIED_KEY).map_err(store_error)? {
             None => Position::ZERO,
             Some(value) => {
-                let bytes = <[u8; 8]>::try_from(&*value).map_err(|_| ViewError::Store(Box::new(DamagedPosition)))?;
+                let bytes =
+                    <[u8; 8]>::try_from(&*value).map_err(|_| ViewError::Store(Box::new(DamagedPosition)))?;
                 Position(u64::from_be_bytes(bytes))
             }
         };
-        Ok(Self { database, keyspace, applied, persisted: applied })
+        Ok(Self {
+            database,
+            keyspace,
+            applied,
+            persisted: applied,
+        })
     }
 
     /// The position up to which a loss of power costs nothing.
@@ -177,7 +190,10 @@ impl ViewStore for FjallView {
 
     fn apply(&mut self, position: Position, mutations: &[Mutation]) -> Result<(), ViewError> {
         if position != self.applied.next() {
-            return Err(ViewError::OutOfOrder { applied: self.applied, offered: position });
+            return Err(ViewError::OutOfOrder {
+                applied: self.applied,
+                offered: position,
+            });
         }
         let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), mutations.len() + 1);
         // All entries of a batch have one sequence number, so the last mutation of a key has to win here.
@@ -195,13 +211,18 @@ impl ViewStore for FjallView {
     }
 
     fn persist(&mut self) -> Result<(), ViewError> {
-        self.database.persist(PersistMode::SyncData).map_err(store_error)?;
+        self.database
+            .persist(PersistMode::SyncData)
+            .map_err(store_error)?;
         self.persisted = self.applied;
         Ok(())
     }
 
     fn snapshot(&self) -> Result<Box<dyn View + Send>, ViewError> {
-        Ok(Box::new(FjallSnapshot { snapshot: self.database.snapshot(), keyspace: self.keyspace.clone() }))
+        Ok(Box::new(FjallSnapshot {
+            snapshot: self.database.snapshot(),
+            keyspace: self.keyspace.clone(),
+        }))
     }
 }
 

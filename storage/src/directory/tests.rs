@@ -11,7 +11,11 @@ async fn bucket() -> (tempfile::TempDir, DirectoryBucket) {
 #[tokio::test]
 async fn keys_that_would_leave_the_directory_are_refused() {
     let (directory, bucket) = bucket().await;
-    fs::write(directory.path().parent().unwrap().join("twinshore-outside"), b"secret").unwrap();
+    fs::write(
+        directory.path().parent().unwrap().join("twinshore-outside"),
+        b"secret",
+    )
+    .unwrap();
     for key in [
         "../twinshore-outside",
         "a/../../twinshore-outside",
@@ -24,9 +28,21 @@ async fn keys_that_would_leave_the_directory_are_refused() {
         ".twinshore-temporary/x",
     ] {
         let put = bucket.put(key, Bytes::from_static(b"x")).await;
-        assert!(matches!(put, Err(BucketError::Invalid { .. })), "{key:?}: {put:?}");
-        assert!(matches!(bucket.get(key, None).await, Err(BucketError::Invalid { .. })), "{key:?}");
-        assert!(matches!(bucket.delete(&[key.to_owned()]).await, Err(BucketError::Invalid { .. })), "{key:?}");
+        assert!(
+            matches!(put, Err(BucketError::Invalid { .. })),
+            "{key:?}: {put:?}"
+        );
+        assert!(
+            matches!(bucket.get(key, None).await, Err(BucketError::Invalid { .. })),
+            "{key:?}"
+        );
+        assert!(
+            matches!(
+                bucket.delete(&[key.to_owned()]).await,
+                Err(BucketError::Invalid { .. })
+            ),
+            "{key:?}"
+        );
     }
     fs::remove_file(directory.path().parent().unwrap().join("twinshore-outside")).unwrap();
 }
@@ -36,7 +52,10 @@ async fn a_directory_that_is_not_there_is_an_error_that_says_so_and_is_not_creat
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("not-mounted");
     let error = DirectoryBucket::open(&missing).await.unwrap_err();
-    assert!(matches!(&error, BucketError::Invalid { what } if what.contains("does not exist")), "{error}");
+    assert!(
+        matches!(&error, BucketError::Invalid { what } if what.contains("does not exist")),
+        "{error}"
+    );
     assert!(!missing.exists());
 }
 
@@ -45,8 +64,14 @@ async fn a_disk_that_goes_away_does_not_look_like_an_object_that_goes_away() {
     let (directory, bucket) = bucket().await;
     bucket.put("a/b", Bytes::from_static(b"x")).await.unwrap();
     fs::remove_dir_all(directory.path()).unwrap();
-    assert!(matches!(bucket.get("a/b", None).await, Err(BucketError::Invalid { .. })));
-    assert!(matches!(bucket.put("a/b", Bytes::new()).await, Err(BucketError::Invalid { .. })));
+    assert!(matches!(
+        bucket.get("a/b", None).await,
+        Err(BucketError::Invalid { .. })
+    ));
+    assert!(matches!(
+        bucket.put("a/b", Bytes::new()).await,
+        Err(BucketError::Invalid { .. })
+    ));
 }
 
 #[tokio::test]
@@ -55,7 +80,7 @@ async fn what_is_being_written_is_not_listed_and_old_remains_are_removed() {
     let temporary = directory.path().join(TEMPORARY);
     let (fresh, old) = (temporary.join("fresh"), temporary.join("old"));
     fs::write(&fresh, b"half").unwrap();
-    let long_ago = SystemTime::now() - TEMPORARY_LIFE - Duration::from_secs(60);
+    let long_ago = SystemTime::now() - TEMPORARY_LIFE - Duration::from_mins(1);
     let file = File::create(&old).unwrap();
     file.set_modified(long_ago).unwrap();
     assert_eq!(bucket.list("", None, 10).await.unwrap(), []);

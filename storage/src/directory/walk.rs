@@ -10,7 +10,12 @@ use crate::bucket::Listed;
 
 /// Files whose keys begin with a prefix and come after a key, in order of their keys, at most `limit`.
 pub(super) fn list(root: &Path, prefix: &str, after: Option<&str>, limit: usize) -> io::Result<Vec<Listed>> {
-    let mut walk = Walk { prefix, after: after.unwrap_or(""), limit, found: Vec::new() };
+    let mut walk = Walk {
+        prefix,
+        after: after.unwrap_or(""),
+        limit,
+        found: Vec::new(),
+    };
     walk.directory(root, "")?;
     Ok(walk.found)
 }
@@ -36,7 +41,9 @@ impl Walk<'_> {
             let entry = entry?;
             let kind = entry.file_type()?;
             // What is no text is no key of ours.
-            let Ok(mut key) = entry.file_name().into_string() else { continue };
+            let Ok(mut key) = entry.file_name().into_string() else {
+                continue;
+            };
             if (base.is_empty() && key == TEMPORARY) || !(kind.is_dir() || kind.is_file()) {
                 continue;
             }
@@ -81,7 +88,10 @@ impl Walk<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let modified = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let modified = metadata
+            .modified()?
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         self.found.push(Listed {
             key,
             size_bytes: metadata.len(),

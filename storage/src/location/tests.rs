@@ -17,9 +17,18 @@ fn every_way_to_name_a_bucket_is_understood() {
         ("http://[::1]:9000/east", "http://[::1]:9000/east"),
         ("s3://east", "s3://east"),
         ("s3://east/a/b", "s3://east/a/b"),
-        ("https://east.s3.eu-west-1.amazonaws.com/p", "https://s3.eu-west-1.amazonaws.com/east/p"),
-        ("https://s3.eu-west-1.amazonaws.com/east/p", "https://s3.eu-west-1.amazonaws.com/east/p"),
-        ("https://my.dotted.s3-eu-west-1.amazonaws.com", "https://s3.eu-west-1.amazonaws.com/my.dotted"),
+        (
+            "https://east.s3.eu-west-1.amazonaws.com/p",
+            "https://s3.eu-west-1.amazonaws.com/east/p",
+        ),
+        (
+            "https://s3.eu-west-1.amazonaws.com/east/p",
+            "https://s3.eu-west-1.amazonaws.com/east/p",
+        ),
+        (
+            "https://my.dotted.s3-eu-west-1.amazonaws.com",
+            "https://s3.eu-west-1.amazonaws.com/my.dotted",
+        ),
         ("https://east.s3.amazonaws.com", "s3://east"),
     ];
     for (text, expected) in table {
@@ -66,15 +75,24 @@ fn the_same_bucket_under_two_texts_is_recognised() {
         ("file:///data/east", "file:///data/other/../east/"),
         ("file:///data/east", "file:///data/east/inner"),
     ] {
-        assert!(parse(a).overlaps(&parse(b)) && parse(b).overlaps(&parse(a)), "{a} {b}");
+        assert!(
+            parse(a).overlaps(&parse(b)) && parse(b).overlaps(&parse(a)),
+            "{a} {b}"
+        );
     }
     for (a, b) in [
         ("http://127.0.0.1:9000/east", "http://127.0.0.1:9000/east2"),
         ("http://127.0.0.1:9000/east", "http://127.0.0.1:9001/east"),
-        ("http://127.0.0.1:9000/both/east", "http://127.0.0.1:9000/both/west"),
+        (
+            "http://127.0.0.1:9000/both/east",
+            "http://127.0.0.1:9000/both/west",
+        ),
         ("file:///data/east", "file:///data/eastern"),
     ] {
-        assert!(!parse(a).overlaps(&parse(b)) && !parse(b).overlaps(&parse(a)), "{a} {b}");
+        assert!(
+            !parse(a).overlaps(&parse(b)) && !parse(b).overlaps(&parse(a)),
+            "{a} {b}"
+        );
     }
 }
 

@@ -11,28 +11,41 @@ use super::header::{Block, Header};
 /// Verifies and decodes consecutive blocks from their stored bytes, which must be exactly [`Header::stored_range`] of them.
 ///
 /// Blocks that are stored as they are become slices of `stored`, without a copy.
-pub fn decode_blocks(header: &Header, blocks: &Range<u64>, stored: &Bytes) -> Result<Vec<Bytes>, ObjectError> {
+pub fn decode_blocks(
+    header: &Header,
+    blocks: &Range<u64>,
+    stored: &Bytes,
+) -> Result<Vec<Bytes>, ObjectError> {
     let range = header.stored_range(blocks);
     let needed_bytes = range.end - range.start;
     let found_bytes = stored.len() as u64;
     if found_bytes < needed_bytes {
-        return Err(ObjectError::Truncated { needed_bytes, found_bytes });
+        return Err(ObjectError::Truncated {
+            needed_bytes,
+            found_bytes,
+        });
     }
     if found_bytes > needed_bytes {
-        return Err(ObjectError::Surplus { surplus_bytes: found_bytes - needed_bytes });
+        return Err(ObjectError::Surplus {
+            surplus_bytes: found_bytes - needed_bytes,
+        });
     }
     let mut decoder = Decoder::new(header.compression());
-    let mut decoded = Vec::with_capacity(usize::try_from(blocks.end.saturating_sub(blocks.start)).unwrap_or(0));
+    let mut contents =
+        Vec::with_capacity(usize::try_from(blocks.end.saturating_sub(blocks.start)).unwrap_or(0));
     let mut taken = 0;
     for number in blocks.clone() {
         let Some(block) = header.block(number) else {
-            return Err(ObjectError::OutOfRange { end: number, content_bytes: header.content_bytes() });
+            return Err(ObjectError::OutOfRange {
+                end: number,
+                content_bytes: header.content_bytes(),
+            });
         };
         let bytes = stored.slice(taken..taken + block.stored_bytes as usize);
         taken += bytes.len();
-        decoded.push(decoder.decode(header, number, block, bytes)?);
+        contents.push(decoder.decode(header, number, block, bytes)?);
     }
-    Ok(decoded)
+    Ok(contents)
 }
 
 /// Verifies a whole object: its header, its length and every block's stored bytes. Does not decompress.
@@ -40,10 +53,15 @@ pub fn verify(body: &Bytes) -> Result<Header, ObjectError> {
     let header = Header::parse(body)?;
     let found_bytes = body.len() as u64;
     if found_bytes < header.stored_bytes() {
-        return Err(ObjectError::Truncated { needed_bytes: header.stored_bytes(), found_bytes });
+        return Err(ObjectError::Truncated {
+            needed_bytes: header.stored_bytes(),
+            found_bytes,
+        });
     }
     if found_bytes > header.stored_bytes() {
-        return Err(ObjectError::Surplus { surplus_bytes: found_bytes - header.stored_bytes() });
+        return Err(ObjectError::Surplus {
+            surplus_bytes: found_bytes - header.stored_bytes(),
+        });
     }
     let mut taken = Header::length(body)?;
     for number in 0..header.block_count() {
@@ -73,10 +91,19 @@ struct Decoder {
 
 impl Decoder {
     fn new(compression: Compression) -> Self {
-        Self { compression, zstd: None }
+        Self {
+            compression,
+            zstd: None,
+        }
     }
 
-    fn decode(&mut self, header: &Header, number: u64, block: Block, stored: Bytes) -> Result<Bytes, ObjectError> {
+    fn decode(
+        &mut self,
+        header: &Header,
+        number: u64,
+        block: Block,
+        stored: Bytes,
+    ) -> Result<Bytes, ObjectError> {
         if crc32c::crc32c(&stored) != block.checksum {
             return Err(ObjectError::BlockChecksum { block: number });
         }
@@ -95,9 +122,15 @@ impl Decoder {
                 if self.zstd.is_none() {
                     self.zstd = zstd::bulk::Decompressor::new().ok();
                 }
-                self.zstd.as_mut().and_then(|zstd| zstd.decompress_to_buffer(&stored, &mut content[..]).ok())
+                self.zstd
+                    .as_mut()
+                    .and_then(|zstd| zstd.decompress_to_buffer(&stored, &mut content[..]).ok())
             }
         };
-        if decompressed == Some(length) { Ok(content.into()) } else { Err(failed) }
+        if decompressed == Some(length) {
+            Ok(content.into())
+        } else {
+            Err(failed)
+        }
     }
 }

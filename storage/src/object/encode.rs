@@ -32,7 +32,10 @@ impl EncodedObject {
 /// Each byte is copied once (into the body), and read once for its checksum.
 pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
     let content_bytes: usize = content.iter().map(Bytes::len).sum();
-    debug_assert!(content_bytes <= MAXIMUM_BLOCKS * BLOCK_BYTES, "an object holds at most 4 GiB");
+    debug_assert!(
+        content_bytes <= MAXIMUM_BLOCKS * BLOCK_BYTES,
+        "an object holds at most 4 GiB"
+    );
     // A usize fits into a u64 and a header's length into a usize on every platform this runs on (32 or 64 bits).
     #[allow(clippy::cast_possible_truncation)]
     let header_bytes = header_bytes_for(content_bytes as u64) as usize;
@@ -41,7 +44,10 @@ pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
     body.resize(header_bytes, 0);
     let mut blocks = Vec::with_capacity(content_bytes.div_ceil(BLOCK_BYTES));
     let mut compressor = Compressor::new(compression);
-    let mut pieces = Pieces { slices: content, skipped: 0 };
+    let mut pieces = Pieces {
+        slices: content,
+        skipped: 0,
+    };
     let mut gathered = Vec::new();
     let mut blocks_checksum = 0;
     let mut remaining = content_bytes;
@@ -77,12 +83,21 @@ pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
         });
     }
 
-    Header::write(&mut body[..header_bytes], compression, content_bytes as u64, &blocks);
+    Header::write(
+        &mut body[..header_bytes],
+        compression,
+        content_bytes as u64,
+        &blocks,
+    );
     let (header, stored) = body.split_at_mut(header_bytes);
     let (covered, place) = header.split_at_mut(header_bytes - 4);
     place.copy_from_slice(&crc32c::crc32c(covered).to_le_bytes());
     let checksum = checksum::join(crc32c::crc32c(header), blocks_checksum, stored.len());
-    EncodedObject { body: body.into(), checksum, content_bytes: content_bytes as u64 }
+    EncodedObject {
+        body: body.into(),
+        checksum,
+        content_bytes: content_bytes as u64,
+    }
 }
 
 /// The content, taken from its slices piece by piece.
@@ -96,7 +111,9 @@ impl<'a> Pieces<'a> {
     /// Takes so many bytes, in one or more pieces.
     fn take(&mut self, mut length: usize, mut each: impl FnMut(&'a [u8])) {
         while length > 0 {
-            let Some((first, rest)) = self.slices.split_first() else { return };
+            let Some((first, rest)) = self.slices.split_first() else {
+                return;
+            };
             let piece = &first[self.skipped..(self.skipped + length).min(first.len())];
             self.skipped += piece.len();
             length -= piece.len();
@@ -113,7 +130,10 @@ impl<'a> Pieces<'a> {
     where
         'a: 'b,
     {
-        let together = self.slices.first().is_some_and(|first| first.len() - self.skipped >= length);
+        let together = self
+            .slices
+            .first()
+            .is_some_and(|first| first.len() - self.skipped >= length);
         if together {
             let mut block: &'a [u8] = &[];
             self.take(length, |piece| block = piece);
@@ -153,7 +173,9 @@ impl Compressor {
             Self::Lz4 => {
                 // lz4_flex wants room for the worst case before it begins.
                 body.resize(start + lz4_flex::block::get_maximum_output_size(block.len()), 0);
-                let shrunk = lz4_flex::block::compress_into(block, &mut body[start..]).ok().filter(|n| *n <= most);
+                let shrunk = lz4_flex::block::compress_into(block, &mut body[start..])
+                    .ok()
+                    .filter(|n| *n <= most);
                 body.truncate(start + shrunk.unwrap_or(0));
                 shrunk.is_some()
             }

@@ -43,6 +43,7 @@ pub(super) struct Block {
 }
 
 /// A verified header.
+#[allow(clippy::struct_field_names)] // Its own length beside those of content and object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     compression: Compression,
@@ -80,7 +81,8 @@ impl Header {
         if fixed[4] != VERSION {
             return Err(ObjectError::UnknownVersion { version: fixed[4] });
         }
-        let count = usize::try_from(u64_at(fixed, 24)).map_err(|_| ObjectError::BadHeader { what: "block count" })?;
+        let count =
+            usize::try_from(u64_at(fixed, 24)).map_err(|_| ObjectError::BadHeader { what: "block count" })?;
         if count > MAXIMUM_BLOCKS {
             return Err(ObjectError::BadHeader { what: "block count" });
         }
@@ -90,22 +92,28 @@ impl Header {
     /// Reads and verifies a header from the beginning of an object; what follows the header is not looked at.
     pub fn parse(beginning: &[u8]) -> Result<Self, ObjectError> {
         let length = Self::length(beginning)?;
-        let header = beginning
-            .get(..length)
-            .ok_or(ObjectError::Truncated { needed_bytes: length as u64, found_bytes: beginning.len() as u64 })?;
+        let header = beginning.get(..length).ok_or(ObjectError::Truncated {
+            needed_bytes: length as u64,
+            found_bytes: beginning.len() as u64,
+        })?;
         let (covered, checksum) = header.split_at(length - CHECKSUM_BYTES);
         if crc32c::crc32c(covered) != u32_at(checksum, 0) {
             return Err(ObjectError::HeaderChecksum);
         }
-        let compression = compression_from(covered[5]).ok_or(ObjectError::BadHeader { what: "compression" })?;
+        let compression =
+            compression_from(covered[5]).ok_or(ObjectError::BadHeader { what: "compression" })?;
         if covered[6] != 0 {
-            return Err(ObjectError::BadHeader { what: "encryption is not known to this release" });
+            return Err(ObjectError::BadHeader {
+                what: "encryption is not known to this release",
+            });
         }
         if covered[7] != 0 {
             return Err(ObjectError::BadHeader { what: "flags" });
         }
         if u32_at(covered, 8) as usize != length {
-            return Err(ObjectError::BadHeader { what: "header length" });
+            return Err(ObjectError::BadHeader {
+                what: "header length",
+            });
         }
         if u32_at(covered, 12) as usize != BLOCK_BYTES {
             return Err(ObjectError::BadHeader { what: "block size" });
@@ -113,7 +121,9 @@ impl Header {
         let content_bytes = u64_at(covered, 16);
         let table = &covered[FIXED_BYTES..];
         if content_bytes.div_ceil(BLOCK_BYTES as u64) != (table.len() / ENTRY_BYTES) as u64 {
-            return Err(ObjectError::BadHeader { what: "content length" });
+            return Err(ObjectError::BadHeader {
+                what: "content length",
+            });
         }
         let mut blocks = Vec::with_capacity(table.len() / ENTRY_BYTES);
         let mut offset = length as u64;
@@ -141,7 +151,13 @@ impl Header {
             offset += u64::from(block.stored_bytes);
             blocks.push(block);
         }
-        Ok(Self { compression, content_bytes, header_bytes: length as u64, stored_bytes: offset, blocks })
+        Ok(Self {
+            compression,
+            content_bytes,
+            header_bytes: length as u64,
+            stored_bytes: offset,
+            blocks,
+        })
     }
 
     /// How the blocks are compressed.
@@ -178,7 +194,10 @@ impl Header {
     pub fn blocks_of(&self, content: &Range<u64>) -> Result<Range<u64>, ObjectError> {
         if content.start > content.end || content.end > self.content_bytes {
             let end = content.end.max(content.start);
-            return Err(ObjectError::OutOfRange { end, content_bytes: self.content_bytes });
+            return Err(ObjectError::OutOfRange {
+                end,
+                content_bytes: self.content_bytes,
+            });
         }
         if content.is_empty() {
             let block = content.start / BLOCK_BYTES as u64;
@@ -209,7 +228,9 @@ impl Header {
 
 /// Bytes of content in a block of an object with so much content.
 fn content_bytes_of(content_bytes: u64, block: u64) -> u64 {
-    content_bytes.saturating_sub(block.saturating_mul(BLOCK_BYTES as u64)).min(BLOCK_BYTES as u64)
+    content_bytes
+        .saturating_sub(block.saturating_mul(BLOCK_BYTES as u64))
+        .min(BLOCK_BYTES as u64)
 }
 
 const fn compression_number(compression: Compression) -> u8 {
@@ -230,7 +251,10 @@ const fn compression_from(number: u8) -> Option<Compression> {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+    bytes[at..at + 4]
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

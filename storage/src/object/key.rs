@@ -11,7 +11,10 @@ pub const OBJECTS_PREFIX: &str = "objects/";
 /// stores partition by prefix, and let a full synchronisation list them in parallel.
 pub fn object_key(id: ObjectId) -> String {
     let name = id.to_string();
-    format!("{OBJECTS_PREFIX}{:02x}/{name}", crc32c::crc32c(name.as_bytes()) & 0xff)
+    format!(
+        "{OBJECTS_PREFIX}{:02x}/{name}",
+        crc32c::crc32c(name.as_bytes()) & 0xff
+    )
 }
 
 /// The object that a key names, or `None` if it is not exactly the key of an object.

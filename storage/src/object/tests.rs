@@ -1,4 +1,9 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation
+)]
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -15,7 +20,11 @@ fn content(length: usize, compressible: bool) -> Vec<u8> {
     (0..length)
         .map(|at| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            if compressible { (at / 97 % 251) as u8 } else { (state >> 24) as u8 }
+            if compressible {
+                (at / 97 % 251) as u8
+            } else {
+                (state >> 24) as u8
+            }
         })
         .collect()
 }
@@ -26,13 +35,27 @@ fn joined(blocks: &[Bytes]) -> Vec<u8> {
 
 #[test]
 fn every_length_around_a_block_is_read_back_as_it_was_written() {
-    for length in [0, 1, 2, 100, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES, 1_000_000] {
+    for length in [
+        0,
+        1,
+        2,
+        100,
+        BLOCK_BYTES - 1,
+        BLOCK_BYTES,
+        BLOCK_BYTES + 1,
+        3 * BLOCK_BYTES,
+        1_000_000,
+    ] {
         for compression in COMPRESSIONS {
             for compressible in [true, false] {
                 let bytes = content(length, compressible);
                 let object = encode(&[Bytes::from(bytes.clone())], compression);
                 assert_eq!(object.content_bytes, length as u64);
-                assert_eq!(object.checksum, crc32c::crc32c(&object.body), "{length} {compression:?}");
+                assert_eq!(
+                    object.checksum,
+                    crc32c::crc32c(&object.body),
+                    "{length} {compression:?}"
+                );
                 let (header, blocks) = decode(&object.body).unwrap();
                 assert_eq!(joined(&blocks), bytes, "{length} {compression:?}");
                 assert_eq!(header.stored_bytes(), object.stored_bytes());
@@ -47,8 +70,11 @@ fn every_length_around_a_block_is_read_back_as_it_was_written() {
 fn what_does_not_shrink_is_stored_as_it_is() {
     let bytes = Bytes::from(content(5 * BLOCK_BYTES + 17, false));
     for compression in COMPRESSIONS {
-        let object = encode(&[bytes.clone()], compression);
-        assert_eq!(object.stored_bytes(), header_bytes_for(bytes.len() as u64) + bytes.len() as u64);
+        let object = encode(std::slice::from_ref(&bytes), compression);
+        assert_eq!(
+            object.stored_bytes(),
+            header_bytes_for(bytes.len() as u64) + bytes.len() as u64
+        );
     }
 }
 
@@ -56,7 +82,10 @@ fn what_does_not_shrink_is_stored_as_it_is() {
 fn what_shrinks_is_stored_smaller() {
     let bytes = Bytes::from(content(5 * BLOCK_BYTES, true));
     for compression in [Compression::Lz4, Compression::Zstd] {
-        assert!(encode(&[bytes.clone()], compression).stored_bytes() < bytes.len() as u64 / 4, "{compression:?}");
+        assert!(
+            encode(std::slice::from_ref(&bytes), compression).stored_bytes() < bytes.len() as u64 / 4,
+            "{compression:?}"
+        );
     }
 }
 
@@ -70,16 +99,26 @@ fn uncompressed_blocks_are_slices_of_what_was_fetched() {
 
 #[test]
 fn an_object_of_another_version_is_named_as_such() {
-    let mut body = encode(&[Bytes::from_static(b"x")], Compression::None).body.to_vec();
+    let mut body = encode(&[Bytes::from_static(b"x")], Compression::None)
+        .body
+        .to_vec();
     body[4] = 2;
-    assert_eq!(Header::parse(&body), Err(ObjectError::UnknownVersion { version: 2 }));
+    assert_eq!(
+        Header::parse(&body),
+        Err(ObjectError::UnknownVersion { version: 2 })
+    );
 }
 
 #[test]
 fn an_absurd_block_count_is_refused_before_anything_is_fetched_or_allocated() {
-    let mut body = encode(&[Bytes::from_static(b"x")], Compression::None).body.to_vec();
+    let mut body = encode(&[Bytes::from_static(b"x")], Compression::None)
+        .body
+        .to_vec();
     body[24..32].copy_from_slice(&(MAXIMUM_BLOCKS as u64 + 1).to_le_bytes());
-    assert_eq!(Header::length(&body), Err(ObjectError::BadHeader { what: "block count" }));
+    assert_eq!(
+        Header::length(&body),
+        Err(ObjectError::BadHeader { what: "block count" })
+    );
 }
 
 #[test]
@@ -99,11 +138,20 @@ fn the_bytes_of_an_object_are_those_of_the_document() {
 
 #[test]
 fn a_key_names_its_object_and_no_other_key_does() {
-    let id = ObjectId { epoch: Epoch(7), number: 42 };
+    let id = ObjectId {
+        epoch: Epoch(7),
+        number: 42,
+    };
     let key = object_key(id);
     assert_eq!(parse_object_key(&key), Some(id));
     assert_eq!(key.len(), "objects/ab/00000007-00000000002a".len());
-    for wrong in ["objects/zz/00000007-00000000002a", "objects/00000007-00000000002a", "journal/1", "objects/", ""] {
+    for wrong in [
+        "objects/zz/00000007-00000000002a",
+        "objects/00000007-00000000002a",
+        "journal/1",
+        "objects/",
+        "",
+    ] {
         assert_eq!(parse_object_key(wrong), None, "{wrong}");
     }
 }
@@ -111,7 +159,13 @@ fn a_key_names_its_object_and_no_other_key_does() {
 #[test]
 fn consecutive_objects_are_spread_over_the_prefixes() {
     let prefixes: std::collections::BTreeSet<String> = (0..2_000)
-        .map(|number| object_key(ObjectId { epoch: Epoch(1), number })["objects/".len()..][..2].to_owned())
+        .map(|number| {
+            object_key(ObjectId {
+                epoch: Epoch(1),
+                number,
+            })["objects/".len()..][..2]
+                .to_owned()
+        })
         .collect();
     assert!(prefixes.len() > 200, "{}", prefixes.len());
 }
@@ -122,8 +176,12 @@ fn any_compression() -> impl Strategy<Value = Compression> {
 
 /// Content in slices of any size, partly compressible.
 fn any_slices() -> impl Strategy<Value = Vec<Bytes>> {
-    prop::collection::vec((0..150_000_usize, any::<bool>()), 0..6)
-        .prop_map(|parts| parts.into_iter().map(|(length, easy)| Bytes::from(content(length, easy))).collect())
+    prop::collection::vec((0..150_000_usize, any::<bool>()), 0..6).prop_map(|parts| {
+        parts
+            .into_iter()
+            .map(|(length, easy)| Bytes::from(content(length, easy)))
+            .collect()
+    })
 }
 
 proptest! {

@@ -16,7 +16,12 @@ use crate::object::object_key;
 
 impl BucketPair {
     /// Fetches the blocks that cover a range of content. `present` is where the object is known to be (a hint; empty if unknown).
-    pub async fn fetch(&self, id: ObjectId, present: Sides, content: Range<u64>) -> Result<Fetched, PairError> {
+    pub async fn fetch(
+        &self,
+        id: ObjectId,
+        present: Sides,
+        content: Range<u64>,
+    ) -> Result<Fetched, PairError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.options.fetch_deadline;
         let permit = shared.reserve(&content, deadline).await?;
@@ -30,7 +35,9 @@ impl BucketPair {
                 .filter(|side| shared.side(*side).bucket().is_some())
                 .collect();
             if configured.is_empty() {
-                return Err(PairError::Unavailable { what: "there is no bucket on either side".to_owned() });
+                return Err(PairError::Unavailable {
+                    what: "there is no bucket on either side".to_owned(),
+                });
             }
             // A side that has answered once is not asked again: objects do not change, and those that arrive late are
             // announced by metadata.
@@ -42,12 +49,19 @@ impl BucketPair {
                 return Err(conclusion(id, &verdicts));
             }
             let mut admitted_at: Option<Instant> = None;
-            let raced = shared.read_round(id, present, &content, &open, deadline, &permit, &mut admitted_at).await;
-            if let Some(Raced { won, hedged, failed: answers }) = raced {
+            let raced = shared
+                .read_round(id, present, &content, &open, deadline, &permit, &mut admitted_at)
+                .await;
+            if let Some(Raced {
+                won,
+                hedged,
+                failed: answers,
+            }) = raced
+            {
                 for (side, error) in answers {
                     shared.count(id, side, present, &error);
                     match error {
-                        AttemptError::Failed(_) => failed.push((side, error)),
+                        AttemptError::Failed(_) => Shared::remember(&mut failed, side, error),
                         AttemptError::Missing | AttemptError::Damaged(_) => verdicts.push((side, error)),
                     }
                 }
@@ -57,14 +71,18 @@ impl BucketPair {
                     }
                     return Ok(shared.finish(id, present, read_from, read, &verdicts));
                 }
-                if verdicts.len() == Side::BOTH.len() {
-                    continue;
+                if open
+                    .iter()
+                    .all(|side| verdicts.iter().any(|(answered, _)| answered == side))
+                {
+                    return Err(conclusion(id, &verdicts));
                 }
             }
-            failed = failed.split_off(failed.len().saturating_sub(4));
             if !pauses.pause(admitted_at, deadline).await {
                 failed.extend(verdicts);
-                return Err(PairError::Unavailable { what: Shared::describe(&failed) });
+                return Err(PairError::Unavailable {
+                    what: Shared::describe(&failed),
+                });
             }
             for side in open {
                 shared.side(side).counting.retries.one();
@@ -75,13 +93,23 @@ impl BucketPair {
 
 /// In which order the sides are asked: near first, unless it is known not to have the object.
 fn order(near: Side, present: Sides) -> [Side; 2] {
-    if present.is_empty() || present.contains(near) { [near, near.other()] } else { [near.other(), near] }
+    if present.is_empty() || present.contains(near) {
+        [near, near.other()]
+    } else {
+        [near.other(), near]
+    }
 }
 
 /// What is said when every side has answered and none had the bytes.
 fn conclusion(id: ObjectId, verdicts: &[(Side, AttemptError)]) -> PairError {
-    if verdicts.iter().any(|(_, verdict)| matches!(verdict, AttemptError::Damaged(_))) {
-        PairError::Damaged { object: id, what: Shared::describe(verdicts) }
+    if verdicts
+        .iter()
+        .any(|(_, verdict)| matches!(verdict, AttemptError::Damaged(_)))
+    {
+        PairError::Damaged {
+            object: id,
+            what: Shared::describe(verdicts),
+        }
     } else {
         PairError::Missing { object: id }
     }
@@ -89,13 +117,23 @@ fn conclusion(id: ObjectId, verdicts: &[(Side, AttemptError)]) -> PairError {
 
 impl Shared {
     /// Waits for memory for the bytes of a read.
-    async fn reserve(&self, content: &Range<u64>, deadline: Instant) -> Result<OwnedSemaphorePermit, PairError> {
+    pub(super) async fn reserve(
+        &self,
+        content: &Range<u64>,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, PairError> {
         let all = self.options.read_memory_kibibytes();
-        let wanted = usize::try_from(bound_bytes(content) >> 10).unwrap_or(usize::MAX).min(all);
+        let wanted = usize::try_from(bound_bytes(content) >> 10)
+            .unwrap_or(usize::MAX)
+            .min(all);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        match tokio::time::timeout_at(deadline, Arc::clone(&self.read_memory).acquire_many_owned(wanted)).await {
+        match tokio::time::timeout_at(deadline, Arc::clone(&self.read_memory).acquire_many_owned(wanted))
+            .await
+        {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(PairError::Unavailable { what: "no memory for the read became free".to_owned() }),
+            _ => Err(PairError::Unavailable {
+                what: "no memory for the read became free".to_owned(),
+            }),
         }
     }
 
@@ -140,7 +178,9 @@ impl Shared {
         let first = start(Why::Failed)?;
         self.hedges().earn();
         let bytes = content.end.saturating_sub(content.start);
-        let hedge_after = self.options.hedge_after(self.side(first.side).p95(Use::Read, bytes));
+        let hedge_after = self
+            .options
+            .hedge_after(self.side(first.side).p95(Use::Read, bytes));
         Some(race(first, hedge_after, start).await)
     }
 
@@ -163,7 +203,10 @@ impl Shared {
             drop(permit);
             outcome
         });
-        Running { side, task: tokio::spawn(attempt) }
+        Running {
+            side,
+            task: tokio::spawn(attempt),
+        }
     }
 
     /// Counts and remembers what a side answered.
@@ -192,7 +235,9 @@ impl Shared {
     ) -> Fetched {
         self.headers().insert(id, read.header);
         let near = |wanted: fn(&AttemptError) -> bool| {
-            verdicts.iter().any(|(side, verdict)| *side == self.near && wanted(verdict))
+            verdicts
+                .iter()
+                .any(|(side, verdict)| *side == self.near && wanted(verdict))
         };
         let known_absent = !present.is_empty() && !present.contains(self.near);
         let near_exists = self.side(self.near).bucket().is_some();

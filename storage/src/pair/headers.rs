@@ -30,7 +30,13 @@ const ENTRY_OVERHEAD_BYTES: usize = 128;
 
 impl HeaderCache {
     pub(super) fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, used_bytes: 0, tick: 0, entries: BTreeMap::new(), by_use: BTreeMap::new() }
+        Self {
+            limit_bytes,
+            used_bytes: 0,
+            tick: 0,
+            entries: BTreeMap::new(),
+            by_use: BTreeMap::new(),
+        }
     }
 
     pub(super) fn get(&mut self, id: ObjectId) -> Option<Arc<Header>> {
@@ -46,10 +52,18 @@ impl HeaderCache {
         self.remove(id);
         self.tick += 1;
         self.used_bytes += cost(&header);
-        self.entries.insert(id, Entry { header, last_use: self.tick });
+        self.entries.insert(
+            id,
+            Entry {
+                header,
+                last_use: self.tick,
+            },
+        );
         self.by_use.insert(self.tick, id);
         while self.used_bytes > self.limit_bytes {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            let Some((_, oldest)) = self.by_use.pop_first() else {
+                break;
+            };
             self.remove(oldest);
         }
     }
@@ -104,7 +118,10 @@ mod tests {
     use crate::object::encode;
 
     fn id(number: u64) -> ObjectId {
-        ObjectId { epoch: Epoch(1), number }
+        ObjectId {
+            epoch: Epoch(1),
+            number,
+        }
     }
 
     fn header() -> Arc<Header> {
@@ -126,6 +143,9 @@ mod tests {
         for number in 0..4 {
             cache.remove(id(number));
         }
-        assert_eq!((cache.used_bytes, cache.entries.len(), cache.by_use.len()), (0, 0, 0));
+        assert_eq!(
+            (cache.used_bytes, cache.entries.len(), cache.by_use.len()),
+            (0, 0, 0)
+        );
     }
 }

@@ -179,8 +179,20 @@ impl Shared {
 
     /// How patient an attempt of this size is, when it must end at a deadline.
     fn patience(&self, side: &SideState, usage: Use, bytes: u64, deadline: Instant) -> Patience {
-        let limit = self.options.attempt_limit(bytes).min(deadline.saturating_duration_since(Instant::now()));
-        Patience { suspicious: self.options.suspicious_after(bytes, side.p95(usage, bytes)), limit }
+        let limit = self
+            .options
+            .attempt_limit(bytes)
+            .min(deadline.saturating_duration_since(Instant::now()));
+        Patience {
+            suspicious: self.options.suspicious_after(bytes, side.p95(usage, bytes)),
+            limit,
+        }
+    }
+
+    /// Keeps only the last word of each side.
+    fn remember(failed: &mut Vec<(Side, AttemptError)>, side: Side, error: AttemptError) {
+        failed.retain(|(of, _)| *of != side);
+        failed.push((side, error));
     }
 
     /// What each side said last, for an error.
@@ -196,7 +208,11 @@ impl Shared {
                 })
             })
             .collect();
-        if said.is_empty() { "no bucket could be asked before the deadline".to_owned() } else { said.join("; ") }
+        if said.is_empty() {
+            "no bucket could be asked before the deadline".to_owned()
+        } else {
+            said.join("; ")
+        }
     }
 }
 

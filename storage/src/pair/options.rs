@@ -30,7 +30,7 @@ pub struct PairOptions {
 impl Default for PairOptions {
     fn default() -> Self {
         Self {
-            store_deadline: Duration::from_secs(60),
+            store_deadline: Duration::from_mins(1),
             fetch_deadline: Duration::from_secs(30),
             attempt_limit: Duration::from_secs(8),
             slowest_bytes_per_second: 1 << 20,
@@ -55,9 +55,13 @@ impl PairOptions {
         (Duration::from_secs(1) + usual).min(self.attempt_limit(bytes))
     }
 
-    /// After how long a second attempt starts on the other side.
+    /// After how long a second attempt starts on the other side: when a request is slower than nearly all. The quarter
+    /// on top is for stores whose answers all take about equally long: there the percentile is the usual case.
     pub(super) fn hedge_after(&self, p95: Option<Duration>) -> Duration {
-        p95.unwrap_or(self.hedge_unknown).max(self.hedge_least)
+        p95.map_or(self.hedge_unknown, |p95| {
+            p95 + (p95 / 4).max(Duration::from_millis(5))
+        })
+        .max(self.hedge_least)
     }
 
     /// The permits of the read memory's semaphore, which counts in KiB (its counts are 32 bits wide).

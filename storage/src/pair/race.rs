@@ -38,15 +38,26 @@ pub(super) async fn race<T: Send + 'static>(
     slow_after: Duration,
     mut second: impl FnMut(Why) -> Option<Running<T>>,
 ) -> Raced<T> {
-    let mut raced = Raced { won: None, hedged: false, failed: Vec::new() };
-    let Running { side: first_side, task: mut first } = first;
+    let mut raced = Raced {
+        won: None,
+        hedged: false,
+        failed: Vec::new(),
+    };
+    let Running {
+        side: first_side,
+        task: mut first,
+    } = first;
     let outcome = tokio::select! {
         biased;
         outcome = &mut first => Some(outcome),
         () = tokio::time::sleep(slow_after) => None,
     };
     let Some(outcome) = outcome else {
-        let Some(Running { side: second_side, task: mut second }) = second(Why::Slow) else {
+        let Some(Running {
+            side: second_side,
+            task: mut second,
+        }) = second(Why::Slow)
+        else {
             raced.settle(first_side, finished(first.await));
             if raced.won.is_none()
                 && let Some(Running { side, task }) = second(Why::Failed)

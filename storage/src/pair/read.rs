@@ -51,7 +51,11 @@ pub(super) async fn read(
         None => requests.get(&key, Some(range)).await?,
     };
     let decoded = decode_blocks(&header, &blocks, &stored)?;
-    Ok(ReadBlocks { header, first_block: blocks.start, blocks: decoded })
+    Ok(ReadBlocks {
+        header,
+        first_block: blocks.start,
+        blocks: decoded,
+    })
 }
 
 /// How much of the object's beginning to ask for first.
@@ -86,12 +90,21 @@ fn within(beginning: &Bytes, range: &Range<u64>) -> Option<Bytes> {
     let start = usize::try_from(range.start).ok()?;
     let end = usize::try_from(range.end).ok()?;
     (end <= beginning.len() || range.is_empty()).then(|| {
-        if range.is_empty() { Bytes::new() } else { beginning.slice(start..end) }
+        if range.is_empty() {
+            Bytes::new()
+        } else {
+            beginning.slice(start..end)
+        }
     })
 }
 
 fn block_aligned(content: &Range<u64>) -> Range<u64> {
     let block = BLOCK_BYTES as u64;
     let start = content.start / block * block;
-    start..content.end.max(content.start).div_ceil(block).saturating_mul(block)
+    start
+        ..content
+            .end
+            .max(content.start)
+            .div_ceil(block)
+            .saturating_mul(block)
 }

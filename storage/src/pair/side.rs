@@ -136,7 +136,10 @@ impl SideState {
     pub(super) fn replace(&self, bucket: Option<Arc<dyn Bucket>>) {
         // In this order no attempt can pair the new bucket with the old generation.
         let mut health = self.health();
-        *health = Health { generation: health.generation + 1, ..Health::default() };
+        *health = Health {
+            generation: health.generation + 1,
+            ..Health::default()
+        };
         *self.bucket.write().unwrap_or_else(PoisonError::into_inner) = bucket;
     }
 
@@ -192,7 +195,10 @@ impl SideState {
             return Err(AttemptError::Failed("there is no bucket on this side".to_owned()));
         };
         let started = Instant::now();
-        let running = operation(Requests { bucket, side: Arc::clone(&self) });
+        let running = operation(Requests {
+            bucket,
+            side: Arc::clone(&self),
+        });
         let suspected = AtomicBool::new(false);
         let watched = async {
             tokio::pin!(running);
@@ -202,12 +208,19 @@ impl SideState {
                 () = tokio::time::sleep(patience.suspicious.min(patience.limit)) => {}
             }
             suspected.store(true, Ordering::Relaxed);
-            self.failed(usage, generation, format!("no answer after {:.1} s", patience.suspicious.as_secs_f64()));
+            self.failed(
+                usage,
+                generation,
+                format!("no answer after {:.1} s", patience.suspicious.as_secs_f64()),
+            );
             running.await
         };
         let outcome = match tokio::time::timeout(patience.limit, watched).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(AttemptError::Failed(format!("no answer after {:.1} s", patience.limit.as_secs_f64()))),
+            Err(_) => Err(AttemptError::Failed(format!(
+                "no answer after {:.1} s",
+                patience.limit.as_secs_f64()
+            ))),
         };
         match &outcome {
             Ok(_) => self.answered(usage, generation, Some((bytes, started.elapsed()))),

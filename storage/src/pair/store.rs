@@ -22,17 +22,23 @@ impl BucketPair {
         let mut pauses = Pauses::new();
         let mut failed: Vec<(Side, AttemptError)> = Vec::new();
         loop {
-            let order: Vec<Side> =
-                [shared.near, shared.far()].into_iter().filter(|side| shared.side(*side).bucket().is_some()).collect();
+            let order: Vec<Side> = [shared.near, shared.far()]
+                .into_iter()
+                .filter(|side| shared.side(*side).bucket().is_some())
+                .collect();
             if order.is_empty() {
-                return Err(PairError::Unavailable { what: "there is no bucket on either side".to_owned() });
+                return Err(PairError::Unavailable {
+                    what: "there is no bucket on either side".to_owned(),
+                });
             }
             let mut admitted_at: Option<Instant> = None;
             let mut remaining = order.iter().copied();
             let mut start = |_: Why| loop {
                 let side = remaining.next()?;
                 match shared.side(side).admit(Use::Write) {
-                    Admission::Normal | Admission::Trial => return Some(shared.start_store(side, id, object, deadline)),
+                    Admission::Normal | Admission::Trial => {
+                        return Some(shared.start_store(side, id, object, deadline));
+                    }
                     Admission::Refused { until } => {
                         admitted_at = Some(admitted_at.map_or(until, |earlier: Instant| earlier.min(until)));
                     }
@@ -40,19 +46,22 @@ impl BucketPair {
             };
             if let Some(first) = start(Why::Failed) {
                 let state = shared.side(first.side);
-                let slow_after = shared
-                    .options
-                    .suspicious_after(object.stored_bytes(), state.p95(Use::Write, object.stored_bytes()));
+                let slow_after = shared.options.suspicious_after(
+                    object.stored_bytes(),
+                    state.p95(Use::Write, object.stored_bytes()),
+                );
                 let raced = race(first, slow_after, &mut start).await;
                 if let Some((side, ())) = raced.won {
                     return Ok(side);
                 }
-                failed.extend(raced.failed);
+                for (side, error) in raced.failed {
+                    Shared::remember(&mut failed, side, error);
+                }
             }
-            // Only the last word of each side is told.
-            failed = failed.split_off(failed.len().saturating_sub(4));
             if !pauses.pause(admitted_at, deadline).await {
-                return Err(PairError::Unavailable { what: Shared::describe(&failed) });
+                return Err(PairError::Unavailable {
+                    what: Shared::describe(&failed),
+                });
             }
             for side in order {
                 shared.side(side).counting.retries.one();
@@ -62,7 +71,13 @@ impl BucketPair {
 }
 
 impl Shared {
-    fn start_store(&self, side: Side, id: ObjectId, object: &EncodedObject, deadline: Instant) -> Running<()> {
+    fn start_store(
+        &self,
+        side: Side,
+        id: ObjectId,
+        object: &EncodedObject,
+        deadline: Instant,
+    ) -> Running<()> {
         let state = Arc::clone(self.side(side));
         let bytes = object.stored_bytes();
         let patience = self.patience(&state, Use::Write, bytes, deadline);
@@ -74,6 +89,9 @@ impl Shared {
                 Err(error) => Err(AttemptError::Failed(error.to_string())),
             }
         });
-        Running { side, task: tokio::spawn(attempt) }
+        Running {
+            side,
+            task: tokio::spawn(attempt),
+        }
     }
 }

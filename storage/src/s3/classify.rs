@@ -23,7 +23,9 @@ impl fmt::Display for Action<'_> {
 
 impl Action<'_> {
     pub(super) fn unavailable(&self, why: &dyn fmt::Display) -> BucketError {
-        BucketError::Unavailable { what: format!("{self}: {why}") }
+        BucketError::Unavailable {
+            what: format!("{self}: {why}"),
+        }
     }
 }
 
@@ -45,7 +47,10 @@ impl Failure {
 
 /// Was a range refused because it begins at the object's end or beyond?
 pub(super) fn is_beyond_the_end<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    error.code() == Some("InvalidRange") || error.raw_response().is_some_and(|raw| raw.status().as_u16() == 416)
+    error.code() == Some("InvalidRange")
+        || error
+            .raw_response()
+            .is_some_and(|raw| raw.status().as_u16() == 416)
 }
 
 /// Classifies an error of the SDK.
@@ -57,17 +62,24 @@ where
         SdkError::ServiceError(service) => {
             let raw = service.raw();
             let region = raw.headers().get("x-amz-bucket-region");
-            by_code(service.err().code(), service.err().message(), Some(raw.status().as_u16()), region, action)
+            by_code(
+                service.err().code(),
+                service.err().message(),
+                Some(raw.status().as_u16()),
+                region,
+                action,
+            )
         }
-        SdkError::ConstructionFailure(_) => {
-            Failure::last(BucketError::Invalid { what: format!("{action}: {}", DisplayErrorContext(error)) })
-        }
+        SdkError::ConstructionFailure(_) => Failure::last(BucketError::Invalid {
+            what: format!("{action}: {}", DisplayErrorContext(error)),
+        }),
         // A timeout, a refused or broken connection, an answer that is no answer.
         error => Failure::again(action.unavailable(&DisplayErrorContext(error))),
     }
 }
 
 /// Classifies an error by S3's code, and by the status of HTTP where a store sends no code.
+#[allow(clippy::match_same_arms)] // A table: one arm for each meaning, in order of precedence.
 pub(super) fn by_code(
     code: Option<&str>,
     message: Option<&str>,
@@ -83,21 +95,30 @@ pub(super) fn by_code(
     };
     let invalid = |what: String| Failure::last(BucketError::Invalid { what });
     match (code.unwrap_or_default(), status.unwrap_or_default()) {
-        ("NoSuchKey" | "NotFound", _) => Failure::last(BucketError::NotFound { key: action.key.to_owned() }),
+        ("NoSuchKey" | "NotFound", _) => Failure::last(BucketError::NotFound {
+            key: action.key.to_owned(),
+        }),
         ("NoSuchBucket", _) => invalid(format!(
             "there is no bucket {:?} at {}: create it, or correct its name",
             action.bucket, action.location
         )),
         (
-            "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed"
-            | "IllegalLocationConstraintException" | "AuthorizationQueryParametersError",
+            "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException"
+            | "AuthorizationQueryParametersError",
             _,
         )
         | (_, 301 | 307) => invalid(match bucket_region {
-            Some(region) => format!("{action}: the bucket is in the region {region}: set it as the bucket's region"),
+            Some(region) => {
+                format!("{action}: the bucket is in the region {region}: set it as the bucket's region")
+            }
             None => format!("{action}: the bucket is in another region: set the bucket's region ({said})"),
         }),
-        ("RequestTimeTooSkewed", _) => invalid(format!("{action}: the clock of this machine is wrong: set it ({said})")),
+        ("RequestTimeTooSkewed", _) => invalid(format!(
+            "{action}: the clock of this machine is wrong: set it ({said})"
+        )),
         ("SignatureDoesNotMatch", _) => Failure::last(BucketError::Denied {
             what: format!("{action}: the secret key does not belong to the access key: correct it ({said})"),
         }),
@@ -108,11 +129,17 @@ pub(super) fn by_code(
             what: format!("{action}: the session token has expired or is wrong: renew it ({said})"),
         }),
         ("AccessDenied" | "AllAccessDisabled" | "AccountProblem", _) => Failure::last(BucketError::Denied {
-            what: format!("{action}: these keys may not do that: allow reading, writing, listing and deleting ({said})"),
+            what: format!(
+                "{action}: these keys may not do that: allow reading, writing, listing and deleting ({said})"
+            ),
         }),
         // Damaged on the way.
         (
-            "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "IncompleteBody" | "RequestTimeout"
+            "BadDigest"
+            | "InvalidDigest"
+            | "XAmzContentChecksumMismatch"
+            | "IncompleteBody"
+            | "RequestTimeout"
             | "OperationAborted",
             _,
         ) => Failure::again(action.unavailable(&said)),
@@ -121,8 +148,12 @@ pub(super) fn by_code(
         ("", 401 | 403) => Failure::last(BucketError::Denied {
             what: format!("{action}: the keys are wrong, or may not do that ({said})"),
         }),
-        (_, 401 | 403) => Failure::last(BucketError::Denied { what: format!("{action}: {said}") }),
-        ("", 404) => Failure::last(BucketError::NotFound { key: action.key.to_owned() }),
+        (_, 401 | 403) => Failure::last(BucketError::Denied {
+            what: format!("{action}: {said}"),
+        }),
+        ("", 404) => Failure::last(BucketError::NotFound {
+            key: action.key.to_owned(),
+        }),
         _ => invalid(format!("{action}: the store refuses the request ({said})")),
     }
 }

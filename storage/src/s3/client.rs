@@ -31,7 +31,11 @@ pub(super) async fn build(
     credentials: &Credentials,
     options: &OpenOptions,
 ) -> Result<Client, BucketError> {
-    let OpenOptions { region, path_style, certificate_authorities } = options;
+    let OpenOptions {
+        region,
+        path_style,
+        certificate_authorities,
+    } = options;
     let named = location.region.clone().or_else(|| region.clone());
     let (provider, region) = match static_credentials(credentials)? {
         Some(provider) => (provider, named),
@@ -43,12 +47,21 @@ pub(super) async fn build(
             what: format!("the certificates in {} cannot be used: {why}", path.display()),
         };
         let pem = tokio::fs::read(path).await.map_err(|error| invalid(&error))?;
-        if !pem.windows(BEGIN_CERTIFICATE.len()).any(|window| window == BEGIN_CERTIFICATE) {
+        if !pem
+            .windows(BEGIN_CERTIFICATE.len())
+            .any(|window| window == BEGIN_CERTIFICATE)
+        {
             return Err(invalid(&"there is no PEM certificate in it"));
         }
-        tls = tls.with_trust_store(TrustStore::empty().with_native_roots(true).with_pem_certificate(pem));
+        tls = tls.with_trust_store(
+            TrustStore::empty()
+                .with_native_roots(true)
+                .with_pem_certificate(pem),
+        );
     }
-    let tls = tls.build().map_err(|error| BucketError::Invalid { what: format!("TLS cannot be set up: {error}") })?;
+    let tls = tls.build().map_err(|error| BucketError::Invalid {
+        what: format!("TLS cannot be set up: {error}"),
+    })?;
     let http = aws_smithy_http_client::Builder::new()
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(POOL_MAXIMUM)
@@ -77,7 +90,11 @@ const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// The keys that were given; `None` if there were none.
 fn static_credentials(credentials: &Credentials) -> Result<Option<SharedCredentialsProvider>, BucketError> {
-    let Credentials { access_key, secret_key, session_token } = credentials;
+    let Credentials {
+        access_key,
+        secret_key,
+        session_token,
+    } = credentials;
     match (access_key, secret_key) {
         (Some(access), Some(secret)) => Ok(Some(SharedCredentialsProvider::new(SdkCredentials::new(
             access,
@@ -87,12 +104,12 @@ fn static_credentials(credentials: &Credentials) -> Result<Option<SharedCredenti
             "twinshore",
         )))),
         (None, None) => Ok(None),
-        (Some(_), None) => {
-            Err(BucketError::Invalid { what: "an access key was given without its secret key".to_owned() })
-        }
-        (None, Some(_)) => {
-            Err(BucketError::Invalid { what: "a secret key was given without its access key".to_owned() })
-        }
+        (Some(_), None) => Err(BucketError::Invalid {
+            what: "an access key was given without its secret key".to_owned(),
+        }),
+        (None, Some(_)) => Err(BucketError::Invalid {
+            what: "a secret key was given without its access key".to_owned(),
+        }),
     }
 }
 
@@ -111,7 +128,15 @@ async fn standard_chain(
              AWS_SECRET_ACCESS_KEY, a profile or a role ({why})"
         ),
     };
-    let provider = found.credentials_provider().ok_or_else(|| denied("there is no provider"))?;
-    provider.provide_credentials().await.map_err(|error| denied(&error.to_string()))?;
-    Ok((provider, region.or_else(|| found.region().map(ToString::to_string))))
+    let provider = found
+        .credentials_provider()
+        .ok_or_else(|| denied("there is no provider"))?;
+    provider
+        .provide_credentials()
+        .await
+        .map_err(|error| denied(&error.to_string()))?;
+    Ok((
+        provider,
+        region.or_else(|| found.region().map(ToString::to_string)),
+    ))
 }

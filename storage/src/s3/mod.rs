@@ -71,7 +71,12 @@ impl S3Bucket {
     }
 
     fn action<'a>(&'a self, verb: &'static str, key: &'a str) -> Action<'a> {
-        Action { verb, key, bucket: &self.bucket, location: &self.location }
+        Action {
+            verb,
+            key,
+            bucket: &self.bucket,
+            location: &self.location,
+        }
     }
 
     async fn put_body(&self, key: &str, body: Bytes, checksum: u32) -> Result<(), BucketError> {
@@ -112,7 +117,9 @@ impl S3Bucket {
             Err(error) if range.is_some() && classify::is_beyond_the_end(&error) => return Ok(Bytes::new()),
             Err(error) => return Err(classify::failure(&error, &action)),
         };
-        let length = output.content_length().and_then(|length| usize::try_from(length).ok());
+        let length = output
+            .content_length()
+            .and_then(|length| usize::try_from(length).ok());
         if let (Some(range), Some(length)) = (range, length)
             && length as u64 > range.end - range.start
         {
@@ -143,7 +150,12 @@ impl S3Bucket {
         Ok(body)
     }
 
-    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Listed>, bool), BucketError> {
+    async fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, bool), BucketError> {
         let action = self.action("list", prefix);
         let output = retry::retried(&self.retries, 0, &action, || async {
             self.client
@@ -163,8 +175,13 @@ impl S3Bucket {
             .filter_map(|object| {
                 Some(Listed {
                     key: object.key()?.strip_prefix(&self.prefix)?.to_owned(),
-                    size_bytes: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                    modified_seconds: object.last_modified().map_or(0, aws_sdk_s3::primitives::DateTime::secs),
+                    size_bytes: object
+                        .size()
+                        .and_then(|size| u64::try_from(size).ok())
+                        .unwrap_or(0),
+                    modified_seconds: object
+                        .last_modified()
+                        .map_or(0, aws_sdk_s3::primitives::DateTime::secs),
                 })
             })
             .collect();
@@ -188,8 +205,13 @@ impl Bucket for S3Bucket {
             // HTTP cannot ask for nothing; but whether the object exists is part of the answer.
             return self.size(key).await.map(|_| Bytes::new());
         }
-        let bytes = range.as_ref().map_or(ASSUMED_OBJECT_BYTES, |range| range.end - range.start);
-        retry::retried(&self.retries, bytes, &self.action("get", key), || self.read_body(key, range.as_ref())).await
+        let bytes = range
+            .as_ref()
+            .map_or(ASSUMED_OBJECT_BYTES, |range| range.end - range.start);
+        retry::retried(&self.retries, bytes, &self.action("get", key), || {
+            self.read_body(key, range.as_ref())
+        })
+        .await
     }
 
     async fn size(&self, key: &str) -> Result<u64, BucketError> {
@@ -216,13 +238,17 @@ impl Bucket for S3Bucket {
             let mut objects = Vec::with_capacity(chunk.len());
             for key in chunk {
                 let object = ObjectIdentifier::builder().key(self.full_key(key)).build();
-                objects.push(object.map_err(|error| BucketError::Invalid { what: format!("{action}: {error}") })?);
+                objects.push(object.map_err(|error| BucketError::Invalid {
+                    what: format!("{action}: {error}"),
+                })?);
             }
             let delete = Delete::builder()
                 .set_objects(Some(objects))
                 .quiet(true)
                 .build()
-                .map_err(|error| BucketError::Invalid { what: format!("{action}: {error}") })?;
+                .map_err(|error| BucketError::Invalid {
+                    what: format!("{action}: {error}"),
+                })?;
             retry::retried(&self.retries, 0, &action, || async {
                 let output = self
                     .client
@@ -232,9 +258,18 @@ impl Bucket for S3Bucket {
                     .send()
                     .await
                     .map_err(|error| classify::failure(&error, &action))?;
-                let failed = output.errors().iter().find(|error| error.code() != Some("NoSuchKey"));
+                let failed = output
+                    .errors()
+                    .iter()
+                    .find(|error| error.code() != Some("NoSuchKey"));
                 failed.map_or(Ok(()), |error| {
-                    Err(classify::by_code(error.code(), error.message(), None, None, &action))
+                    Err(classify::by_code(
+                        error.code(),
+                        error.message(),
+                        None,
+                        None,
+                        &action,
+                    ))
                 })
             })
             .await?;
@@ -242,16 +277,27 @@ impl Bucket for S3Bucket {
         Ok(())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         let mut listed: Vec<Listed> = Vec::new();
         let mut after = after.map(str::to_owned);
         while listed.len() < limit {
             let wanted = (limit - listed.len()).min(KEYS_PER_PAGE);
             let (page, more) = self.page(prefix, after.as_deref(), wanted).await?;
             let Some(last) = page.last() else { break };
-            if after.as_deref().is_some_and(|after| page.iter().any(|object| object.key.as_str() <= after)) {
+            if after
+                .as_deref()
+                .is_some_and(|after| page.iter().any(|object| object.key.as_str() <= after))
+            {
                 return Err(BucketError::Invalid {
-                    what: format!("{}: the store does not list keys in order", self.action("list", prefix)),
+                    what: format!(
+                        "{}: the store does not list keys in order",
+                        self.action("list", prefix)
+                    ),
                 });
             }
             after = Some(last.key.clone());

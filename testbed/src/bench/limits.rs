@@ -178,7 +178,7 @@ async fn one(number: usize, call: Call, clients: &[aws_sdk_s3::Client; 2]) -> Re
             .body
             .collect()
             .await
-            .map(|body| body.into_bytes())
+            .map(aws_sdk_s3::primitives::AggregatedBytes::into_bytes)
             .map_err(|error| error.to_string())
     };
     match call {

@@ -36,7 +36,7 @@ fn cases(pair: &Pair) -> Result<(), Failure> {
     expect(!pair.there.exists(), "a directory exists before it is made")?;
     fs::create_dir(&pair.here).map_err(Failure::io("make a directory"))?;
     expect(pair.there.is_dir(), "a new directory is not seen")?;
-    let steps: [(&str, fn(&Pair) -> io::Result<&'static str>); 9] = [
+    let steps: [(&str, Step); 9] = [
         ("names", names),
         ("content", content),
         ("small content again and again", small_content),
@@ -60,6 +60,9 @@ fn expect(condition: bool, message: &str) -> Result<(), Failure> {
 
 /// An empty string if all is well.
 type Wrong = io::Result<&'static str>;
+
+/// One case.
+type Step = fn(&Pair) -> Wrong;
 
 fn names(pair: &Pair) -> Wrong {
     for round in 0..10 {

@@ -10,7 +10,7 @@ use twinshore_testbed::regions::{Region, VOLUME};
 
 use crate::context::{Context, ensure};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// All cases.
 pub async fn run(context: &mut Context) -> Result<(), Failure> {
@@ -59,7 +59,7 @@ fn create(context: &Context, metadata: &str, buckets: &[&str]) -> Run {
         .argument(context.work.join(metadata))
         .arguments(["--bucket", buckets[0]]);
     match buckets.get(1) {
-        Some(bucket2) => run.arguments(["--bucket2", bucket2]),
+        Some(second) => run.arguments(["--bucket2", second]),
         None => run,
     }
 }
@@ -152,9 +152,9 @@ async fn long_names(context: &Context) -> Result<(), Failure> {
 
 /// Damage in one bucket is read from the other and repaired; in both it is an I/O error, never other bytes.
 async fn damaged_object(context: &mut Context) -> Result<(), Failure> {
-    let content: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();
+    let written: Vec<u8> = (0..300_000_u32).map(|number| (number % 253) as u8).collect();
     let path = context.path(Region::East, "damaged");
-    write_file(&path, content.clone()).await?;
+    write_file(&path, written.clone()).await?;
     context.both_buckets_are_equal(PATIENCE).await?;
     remount_without_cache(context, Region::East).await?;
     damage(
@@ -163,21 +163,21 @@ async fn damaged_object(context: &mut Context) -> Result<(), Failure> {
             .bucket(Region::East)
             .bucket_directory()
             .join("objects"),
-        &content,
+        &written,
     )?;
     let found = blocking("reading a damaged file", PATIENCE, {
         let path = path.clone();
         move || fs::read(&path).map_err(Failure::io("read a file whose near copy is damaged"))
     })
     .await?;
-    ensure(found == content, || "a damaged near copy was read".to_owned())?;
+    ensure(found == written, || "a damaged near copy was read".to_owned())?;
     println!("  an object damaged in one bucket: read from the other");
     context.both_buckets_are_equal(PATIENCE).await?;
     println!("  and repaired");
     for region in Region::BOTH {
         damage(
             &context.regions.bucket(region).bucket_directory().join("objects"),
-            &content,
+            &written,
         )?;
     }
     remount_without_cache(context, Region::East).await?;

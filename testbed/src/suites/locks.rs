@@ -21,12 +21,12 @@ const NOT_GRANTED: Duration = Duration::from_millis(700);
 const GRANTED: Duration = Duration::from_secs(20);
 
 /// For the lock of a mount that was killed: until its session has ended.
-const SESSION_ENDS: Duration = Duration::from_secs(120);
+const SESSION_ENDS: Duration = Duration::from_mins(2);
 
 /// All cases.
 pub async fn run(context: &mut Context) -> Result<(), Failure> {
     let paths = Region::BOTH.map(|region| context.path(region, "locked"));
-    blocking("flock across the mounts", Duration::from_secs(60), {
+    blocking("flock across the mounts", Duration::from_mins(1), {
         let paths = paths.clone();
         move || exclusion(&paths)
     })

@@ -10,7 +10,7 @@ use twinshore_testbed::tree::{Manifest, Names, Selection, known_source_trees};
 
 use crate::context::{Context, ensure};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Commits of each side.
 const COMMITS: u32 = 6;
@@ -113,7 +113,8 @@ pub async fn sqlite(context: &mut Context) -> Result<(), Failure> {
         sqlite(Region::East, &transactions(Region::East)).success(),
         sqlite(Region::West, &transactions(Region::West)).success(),
     );
-    (east?, west?);
+    east?;
+    west?;
     for region in Region::BOTH {
         let found = sqlite(region, "PRAGMA integrity_check; SELECT count(*) FROM t")
             .success()
@@ -236,22 +237,22 @@ pub async fn compiler(context: &mut Context) -> Result<(), Failure> {
         "[package]\nname = \"sum\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n".to_owned(),
     )
     .await?;
-    let mut main = String::new();
     for number in 0..MODULES {
         write(
             &format!("src/part{number}.rs"),
             format!("pub fn value() -> u64 {{ {number} }}\n"),
         )
         .await?;
-        main.push_str(&format!("mod part{number};\n"));
     }
     let sum: Vec<String> = (0..MODULES)
         .map(|number| format!("part{number}::value()"))
         .collect();
-    main.push_str(&format!(
-        "fn main() {{ println!(\"{{}}\", {}); }}\n",
+    let modules: Vec<String> = (0..MODULES).map(|number| format!("mod part{number};")).collect();
+    let main = format!(
+        "{}\nfn main() {{ println!(\"{{}}\", {}); }}\n",
+        modules.join("\n"),
         sum.join(" + ")
-    ));
+    );
     write("src/main.rs", main).await?;
     let build = |region| {
         Run::new("cargo", Duration::from_secs(200))

@@ -65,7 +65,7 @@ pub async fn large_directory(context: &mut Context) -> Result<(), Failure> {
         }
         std::io::Result::Ok(())
     });
-    let listed = blocking("listing while it changes", Duration::from_secs(120), move || {
+    let listed = blocking("listing while it changes", Duration::from_mins(2), move || {
         let mut seen = HashSet::new();
         for entry in fs::read_dir(&there).map_err(Failure::io("list the directory"))? {
             let name = entry

@@ -151,6 +151,7 @@ impl Suite {
         };
         Setting {
             round_trip: Duration::from_millis(round_trip_ms),
+            engines,
         }
     }
 

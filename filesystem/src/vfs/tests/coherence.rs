@@ -21,7 +21,13 @@ async fn what_is_closed_on_one_mount_is_read_on_the_other() {
     two.write(there, 0, b"SECOND!").await;
     assert_eq!(one.read(file, 0, 100).await, "first");
     two.flush(there).await.unwrap();
-    assert!(one.kernel.dropped.lock().unwrap().contains(&Invalidation::Content(file.0)));
+    assert!(
+        one.kernel
+            .dropped
+            .lock()
+            .unwrap()
+            .contains(&Invalidation::Content(file.0))
+    );
     assert!(one.vfs.cached_attributes(file.0).is_none());
     assert_eq!(one.read(file, 0, 100).await, "SECOND!");
 }
@@ -32,18 +38,29 @@ async fn names_are_answered_without_asking_until_they_are_recalled() {
     let (one, two) = (world.mount(Side::Primary).await, world.mount(Side::Target).await);
     let absent = two.vfs.lookup(Caller::ROOT, ROOT, name("f")).await.unwrap();
     assert!(matches!(absent, Found::Absent(time_to_live) if !time_to_live.is_zero()));
-    assert!(matches!(two.vfs.cached_lookup(ROOT, &name("f")), Some(Found::Absent(_))));
+    assert!(matches!(
+        two.vfs.cached_lookup(ROOT, &name("f")),
+        Some(Found::Absent(_))
+    ));
     let (inode, _) = one.create("f").await;
     assert_eq!(two.vfs.cached_lookup(ROOT, &name("f")), None);
     let found = two.vfs.lookup(Caller::ROOT, ROOT, name("f")).await.unwrap();
-    assert!(matches!(found, Found::Entry(entry) if entry.attributes.inode == inode && !entry.time_to_live.is_zero()));
+    assert!(
+        matches!(found, Found::Entry(entry) if entry.attributes.inode == inode && !entry.time_to_live.is_zero())
+    );
     let asked = world.service.state.lock().unwrap().log.len();
     two.vfs.lookup(Caller::ROOT, ROOT, name("f")).await.unwrap();
     two.vfs.attributes(Caller::ROOT, inode).await.unwrap();
     assert_eq!(world.service.state.lock().unwrap().log.len(), asked);
     one.vfs.unlink(Caller::ROOT, ROOT, name("f")).await.unwrap();
-    assert!(matches!(two.vfs.lookup(Caller::ROOT, ROOT, name("f")).await.unwrap(), Found::Absent(_)));
-    assert!(matches!(one.vfs.cached_lookup(ROOT, &name("f")), Some(Found::Absent(_))));
+    assert!(matches!(
+        two.vfs.lookup(Caller::ROOT, ROOT, name("f")).await.unwrap(),
+        Found::Absent(_)
+    ));
+    assert!(matches!(
+        one.vfs.cached_lookup(ROOT, &name("f")),
+        Some(Found::Absent(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,11 +70,23 @@ async fn a_rename_moves_what_is_known() {
     let (inode, _) = mount.create("a").await;
     mount
         .vfs
-        .rename(Caller::ROOT, ROOT, name("a"), ROOT, name("b"), twinshore_protocol::operation::RenameMode::Replace)
+        .rename(
+            Caller::ROOT,
+            ROOT,
+            name("a"),
+            ROOT,
+            name("b"),
+            twinshore_protocol::operation::RenameMode::Replace,
+        )
         .await
         .unwrap();
-    assert!(matches!(mount.vfs.cached_lookup(ROOT, &name("a")), Some(Found::Absent(_))));
-    assert!(matches!(mount.vfs.cached_lookup(ROOT, &name("b")), Some(Found::Entry(entry)) if entry.attributes.inode == inode));
+    assert!(matches!(
+        mount.vfs.cached_lookup(ROOT, &name("a")),
+        Some(Found::Absent(_))
+    ));
+    assert!(
+        matches!(mount.vfs.cached_lookup(ROOT, &name("b")), Some(Found::Entry(entry)) if entry.attributes.inode == inode)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +99,11 @@ async fn a_listed_directory_answers_names_and_absence() {
     let handle = two.vfs.open_directory(ROOT);
     let (mut after, mut listed) = (0, Vec::new());
     loop {
-        let page = two.vfs.list(Caller::ROOT, ROOT, handle, after, 100, true).await.unwrap();
+        let page = two
+            .vfs
+            .list(Caller::ROOT, ROOT, handle, after, 100, true)
+            .await
+            .unwrap();
         after = page.entries.last().map_or(after, |entry| entry.cookie);
         assert!(page.entries.iter().all(|entry| entry.attributes.is_some()));
         listed.extend(page.entries.into_iter().map(|entry| entry.name.to_string()));
@@ -78,16 +111,42 @@ async fn a_listed_directory_answers_names_and_absence() {
             break;
         }
     }
-    assert_eq!(listed, (0..1500).map(|number| format!("f{number:04}")).collect::<Vec<_>>());
-    assert!(world.service.count(|operation| matches!(operation, Operation::ReadDirectory { .. })) <= 3);
-    assert!(matches!(two.vfs.cached_lookup(ROOT, &name("f0700")), Some(Found::Entry(_))));
-    assert!(matches!(two.vfs.cached_lookup(ROOT, &name("nothing")), Some(Found::Absent(_))));
+    assert_eq!(
+        listed,
+        (0..1500)
+            .map(|number| format!("f{number:04}"))
+            .collect::<Vec<_>>()
+    );
+    assert!(
+        world
+            .service
+            .count(|operation| matches!(operation, Operation::ReadDirectory { .. }))
+            <= 3
+    );
+    assert!(matches!(
+        two.vfs.cached_lookup(ROOT, &name("f0700")),
+        Some(Found::Entry(_))
+    ));
+    assert!(matches!(
+        two.vfs.cached_lookup(ROOT, &name("nothing")),
+        Some(Found::Absent(_))
+    ));
     // A second listing needs no message, until something changes.
-    assert_eq!(two.vfs.cached_list(ROOT, handle, 0, 10, true).unwrap().entries.len(), 10);
+    assert_eq!(
+        two.vfs
+            .cached_list(ROOT, handle, 0, 10, true)
+            .unwrap()
+            .entries
+            .len(),
+        10
+    );
     one.create("another").await;
     assert_eq!(two.vfs.cached_list(ROOT, handle, 0, 10, true), None);
     assert_eq!(two.vfs.cached_lookup(ROOT, &name("another")), None);
-    assert!(matches!(two.vfs.cached_lookup(ROOT, &name("nothing")), Some(Found::Absent(_))));
+    assert!(matches!(
+        two.vfs.cached_lookup(ROOT, &name("nothing")),
+        Some(Found::Absent(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,9 +174,15 @@ async fn extended_attributes_and_their_absence_are_leased() {
     let (inode, _) = one.create("f").await;
     let get = || one.vfs.extended_attribute(Caller::ROOT, inode, "user.a".into());
     assert_eq!(get().await, Err(Errno::NoData));
-    assert_eq!(one.vfs.cached_extended_attribute(inode, b"user.a"), Some(Err(Errno::NoData)));
+    assert_eq!(
+        one.vfs.cached_extended_attribute(inode, b"user.a"),
+        Some(Err(Errno::NoData))
+    );
     let mode = twinshore_protocol::operation::SetMode::Any;
-    two.vfs.set_extended_attribute(Caller::ROOT, inode, "user.a".into(), "1".into(), mode).await.unwrap();
+    two.vfs
+        .set_extended_attribute(Caller::ROOT, inode, "user.a".into(), "1".into(), mode)
+        .await
+        .unwrap();
     assert_eq!(one.vfs.cached_extended_attribute(inode, b"user.a"), None);
     assert_eq!(get().await.unwrap(), "1");
 }
@@ -128,16 +193,40 @@ async fn whoever_gets_a_lock_sees_what_was_written_under_it() {
     let (one, two) = (world.mount(Side::Primary).await, world.mount(Side::Target).await);
     let file = one.create("f").await;
     let there = two.open("f").await;
-    let lock = |kind| Lock { family: LockFamily::Record, kind, start: 0, end: u64::MAX, owner: 5, process: 1 };
-    one.vfs.set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false).await.unwrap();
+    let lock = |kind| Lock {
+        family: LockFamily::Record,
+        kind,
+        start: 0,
+        end: u64::MAX,
+        owner: 5,
+        process: 1,
+    };
+    one.vfs
+        .set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false)
+        .await
+        .unwrap();
     one.write(file, 0, b"under the lock").await;
-    assert_eq!(two.vfs.set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false).await, Err(Errno::Again));
-    one.vfs.set_lock(Caller::ROOT, file.0, lock(LockKind::Unlock), false).await.unwrap();
-    two.vfs.set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false).await.unwrap();
+    assert_eq!(
+        two.vfs
+            .set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false)
+            .await,
+        Err(Errno::Again)
+    );
+    one.vfs
+        .set_lock(Caller::ROOT, file.0, lock(LockKind::Unlock), false)
+        .await
+        .unwrap();
+    two.vfs
+        .set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false)
+        .await
+        .unwrap();
     assert_eq!(two.read(there, 0, 100).await, "under the lock");
     // Closing gives record locks back.
     two.vfs.flush(Caller::ROOT, there.0, there.1, 5).await.unwrap();
-    one.vfs.set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false).await.unwrap();
+    one.vfs
+        .set_lock(Caller::ROOT, file.0, lock(LockKind::Write), false)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]

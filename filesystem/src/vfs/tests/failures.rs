@@ -82,10 +82,20 @@ async fn a_refused_commit_is_told_to_its_file_once_and_to_no_other() {
     }
     assert_eq!(world.service.attributes(full.0).size_bytes, 0);
     // The background told nobody yet: the next write does.
-    world.service.state.lock().unwrap().commit_faults.push_back(Errno::NoSpace);
+    world
+        .service
+        .state
+        .lock()
+        .unwrap()
+        .commit_faults
+        .push_back(Errno::NoSpace);
     mount.write(full, 0, b"x").await;
     until(|| mount.vfs.unwritten_bytes() == 0).await;
-    let write = || mount.vfs.write(Caller::ROOT, full.0, full.1, 0, Bytes::from_static(b"z"));
+    let write = || {
+        mount
+            .vfs
+            .write(Caller::ROOT, full.0, full.1, 0, Bytes::from_static(b"z"))
+    };
     assert_eq!(write().await, Err(Errno::NoSpace));
     assert_eq!(write().await, Ok(1));
     assert_eq!(mount.flush(full).await, Ok(()));
@@ -108,10 +118,20 @@ async fn one_file_without_space_does_not_fail_those_packed_with_it() {
         state.commit_faults.extend([Errno::QuotaExceeded; 2]);
     }
     let answers = futures::future::join_all(files.iter().map(|file| mount.flush(*file))).await;
-    let failed = answers.iter().filter(|answer| **answer == Err(Errno::QuotaExceeded)).count();
-    assert!((1..=2).contains(&failed) && answers.iter().filter(|answer| answer.is_ok()).count() == 8 - failed, "{answers:?}");
+    let failed = answers
+        .iter()
+        .filter(|answer| **answer == Err(Errno::QuotaExceeded))
+        .count();
+    assert!(
+        (1..=2).contains(&failed) && answers.iter().filter(|answer| answer.is_ok()).count() == 8 - failed,
+        "{answers:?}"
+    );
     for (number, (file, answer)) in files.iter().zip(&answers).enumerate() {
-        let expected = if answer.is_ok() { pattern(number as u64, 10_000) } else { Vec::new() };
+        let expected = if answer.is_ok() {
+            pattern(number as u64, 10_000)
+        } else {
+            Vec::new()
+        };
         assert_eq!(mount.read(*file, 0, 10_000).await, expected);
     }
 }
@@ -127,9 +147,9 @@ async fn a_far_read_repairs_the_near_copy_and_reports_it() {
     let there = two.open("f").await;
     assert_eq!(two.read(there, 0, 100_000).await, data);
     let reported = |operation: &Operation| match operation {
-        Operation::ReportCopies { reports } => {
-            reports.iter().all(|report| report.side == Side::Target && report.outcome == TaskOutcome::Done)
-        }
+        Operation::ReportCopies { reports } => reports
+            .iter()
+            .all(|report| report.side == Side::Target && report.outcome == TaskOutcome::Done),
         _ => false,
     };
     until(|| world.service.count(reported) == 1).await;
@@ -182,9 +202,22 @@ async fn a_lost_session_loses_unwritten_data_with_an_error_and_keeps_open_files(
     assert_eq!(mount.flush(file).await, Err(Errno::InputOutput));
     assert_eq!(mount.flush(file).await, Ok(()));
     assert_eq!(mount.read(file, 0, 100).await, "stored");
-    until(|| world.service.state.lock().unwrap().opens.keys().any(|(_, inode)| *inode == file.0)).await;
+    until(|| {
+        world
+            .service
+            .state
+            .lock()
+            .unwrap()
+            .opens
+            .keys()
+            .any(|(_, inode)| *inode == file.0)
+    })
+    .await;
     assert_eq!(mount.try_read(gone, 0, 1).await, Err(Errno::Stale));
-    let write = mount.vfs.write(Caller::ROOT, gone.0, gone.1, 0, Bytes::from_static(b"x")).await;
+    let write = mount
+        .vfs
+        .write(Caller::ROOT, gone.0, gone.1, 0, Bytes::from_static(b"x"))
+        .await;
     assert_eq!(write, Err(Errno::Stale));
     mount.write(file, 0, b"anew").await;
     mount.flush(file).await.unwrap();
@@ -201,8 +234,21 @@ async fn a_read_only_mount_refuses_every_change() {
     let vfs = &mount.vfs;
     let root = twinshore_protocol::InodeNumber::ROOT;
     let name = super::world::name;
-    assert_eq!(vfs.open(Caller::ROOT, inode, super::world::WRITE).await, Err(Errno::ReadOnly));
-    assert_eq!(vfs.unlink(Caller::ROOT, root, name("f")).await, Err(Errno::ReadOnly));
-    assert_eq!(vfs.make_directory(Caller::ROOT, root, name("d"), 0o755, 0).await, Err(Errno::ReadOnly));
-    assert!(vfs.open(Caller::ROOT, inode, crate::vfs::OpenFlags::default()).await.is_ok());
+    assert_eq!(
+        vfs.open(Caller::ROOT, inode, super::world::WRITE).await,
+        Err(Errno::ReadOnly)
+    );
+    assert_eq!(
+        vfs.unlink(Caller::ROOT, root, name("f")).await,
+        Err(Errno::ReadOnly)
+    );
+    assert_eq!(
+        vfs.make_directory(Caller::ROOT, root, name("d"), 0o755, 0).await,
+        Err(Errno::ReadOnly)
+    );
+    assert!(
+        vfs.open(Caller::ROOT, inode, crate::vfs::OpenFlags::default())
+            .await
+            .is_ok()
+    );
 }

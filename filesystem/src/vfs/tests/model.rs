@@ -9,10 +9,20 @@ use super::world::{Mount, World, pattern};
 
 #[derive(Clone, Debug)]
 enum Act {
-    Write { offset: u64, length: usize },
+    Write {
+        offset: u64,
+        length: usize,
+    },
     Truncate(u64),
-    Allocate { offset: u64, length: u64, mode: AllocateMode },
-    Read { offset: u64, length: usize },
+    Allocate {
+        offset: u64,
+        length: u64,
+        mode: AllocateMode,
+    },
+    Read {
+        offset: u64,
+        length: usize,
+    },
     Flush,
     Pause(u64),
     ForgetBlocks,
@@ -46,8 +56,10 @@ async fn run(acts: Vec<Act>) {
     let mut options = World::options();
     options.object_size_bytes = 32 << 10;
     options.buffer_size_bytes = 256 << 10;
-    let mounts: [Mount; 2] =
-        [world.mount_with(Side::Primary, options.clone()).await, world.mount_with(Side::Target, options).await];
+    let mounts: [Mount; 2] = [
+        world.mount_with(Side::Primary, options.clone()).await,
+        world.mount_with(Side::Target, options).await,
+    ];
     let file = mounts[0].create("f").await;
     let files = [file, mounts[1].open("f").await];
     let mut active = 0;
@@ -65,12 +77,23 @@ async fn run(acts: Vec<Act>) {
                 model[offset as usize..end].copy_from_slice(&data);
             }
             Act::Truncate(size) => {
-                let changes = AttributeChanges { size_bytes: Some(size), ..AttributeChanges::default() };
-                mount.vfs.set_attributes(Caller::ROOT, file.0, changes).await.unwrap();
+                let changes = AttributeChanges {
+                    size_bytes: Some(size),
+                    ..AttributeChanges::default()
+                };
+                mount
+                    .vfs
+                    .set_attributes(Caller::ROOT, file.0, changes)
+                    .await
+                    .unwrap();
                 model.resize(size as usize, 0);
             }
             Act::Allocate { offset, length, mode } => {
-                mount.vfs.allocate(Caller::ROOT, file.0, offset, length, mode).await.unwrap();
+                mount
+                    .vfs
+                    .allocate(Caller::ROOT, file.0, offset, length, mode)
+                    .await
+                    .unwrap();
                 let (start, end) = (offset as usize, (offset + length) as usize);
                 let grows = matches!(
                     mode,
@@ -93,7 +116,9 @@ async fn run(acts: Vec<Act>) {
                 assert_eq!(mount.read(file, offset, length).await, expected);
             }
             Act::Flush => mount.flush(file).await.unwrap(),
-            Act::Pause(milliseconds) => tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await,
+            Act::Pause(milliseconds) => {
+                tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+            }
             Act::ForgetBlocks => mount.blocks.map.lock().unwrap().clear(),
             Act::Switch => {
                 mount.flush(file).await.unwrap();
@@ -101,7 +126,13 @@ async fn run(acts: Vec<Act>) {
             }
         }
         let (mount, file) = (&mounts[active], files[active]);
-        let size = mount.vfs.attributes(Caller::ROOT, file.0).await.unwrap().attributes.size_bytes;
+        let size = mount
+            .vfs
+            .attributes(Caller::ROOT, file.0)
+            .await
+            .unwrap()
+            .attributes
+            .size_bytes;
         assert_eq!(size, model.len() as u64);
     }
     for (mount, file) in mounts.iter().zip(files) {

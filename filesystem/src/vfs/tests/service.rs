@@ -19,8 +19,8 @@ use twinshore_protocol::operation::{AllocateMode, FileCommit, NewObject, RenameM
 use twinshore_protocol::reply::{DirectoryEntry, FileSystemUsage};
 use twinshore_protocol::session::{Stream, Transport, TransportError};
 use twinshore_protocol::{
-    Attributes, Epoch, Errno, ExtentSource, FileName, FileType, InodeNumber, ObjectId, Operation, Position, Reply,
-    SessionId, Timestamp, VolumeId,
+    Attributes, Epoch, Errno, ExtentSource, FileName, FileType, InodeNumber, ObjectId, Operation, Position,
+    Reply, SessionId, Timestamp, VolumeId,
 };
 use twinshore_storage::memory::MemoryBucket;
 use twinshore_storage::object::object_key;
@@ -64,7 +64,10 @@ pub struct Service {
 }
 
 fn time(position: u64) -> Timestamp {
-    Timestamp { seconds: 1_000_000 + i64::try_from(position).unwrap(), nanoseconds: 0 }
+    Timestamp {
+        seconds: 1_000_000 + i64::try_from(position).unwrap(),
+        nanoseconds: 0,
+    }
 }
 
 fn node(inode: InodeNumber, kind: FileType, position: u64) -> Node {
@@ -110,16 +113,27 @@ impl Service {
             durability: Durability::Close,
             bucket_keys: Vec::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+        })
     }
 
     pub fn transport(self: &Arc<Self>) -> Arc<dyn Transport> {
-        Arc::new(Dial { service: Arc::clone(self) })
+        Arc::new(Dial {
+            service: Arc::clone(self),
+        })
     }
 
     /// How often an operation of a kind was executed.
     pub fn count(&self, what: impl Fn(&Operation) -> bool) -> usize {
-        self.state.lock().unwrap().log.iter().filter(|operation| what(operation)).count()
+        self.state
+            .lock()
+            .unwrap()
+            .log
+            .iter()
+            .filter(|operation| what(operation))
+            .count()
     }
 
     pub fn attributes(&self, inode: InodeNumber) -> Attributes {
@@ -173,7 +187,15 @@ async fn serve(
                 let (result, changes) = service.execute(session, &operation);
                 service.tell_others(session, changes).await;
                 let position = Position(service.state.lock().unwrap().position);
-                if to_client.send(vec![ServerMessage::Reply { number, position, result }]).await.is_err() {
+                if to_client
+                    .send(vec![ServerMessage::Reply {
+                        number,
+                        position,
+                        result,
+                    }])
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -185,22 +207,33 @@ async fn serve(
                 ClientMessage::Hello(_) => {
                     let welcome = service.welcome(&to_client);
                     session = welcome.session;
-                    let _ = to_client.send(vec![ServerMessage::Welcome(Box::new(welcome))]).await;
+                    let _ = to_client
+                        .send(vec![ServerMessage::Welcome(Box::new(welcome))])
+                        .await;
                 }
                 ClientMessage::Reclaim(_) => {}
-                ClientMessage::Request { number, operation, .. } => {
+                ClientMessage::Request {
+                    number, operation, ..
+                } => {
                     if !service.state.lock().unwrap().expired.contains(&session) {
                         let _ = requests.send((session, number, operation));
                     }
                 }
                 ClientMessage::Acknowledge { number } => {
-                    let waiter = service.state.lock().unwrap().acknowledgements.remove(&(session, number));
+                    let waiter = service
+                        .state
+                        .lock()
+                        .unwrap()
+                        .acknowledgements
+                        .remove(&(session, number));
                     if let Some(waiter) = waiter {
                         let _ = waiter.send(());
                     }
                 }
                 ClientMessage::Heartbeat { number } => {
-                    let _ = to_client.send(vec![ServerMessage::HeartbeatReply { number }]).await;
+                    let _ = to_client
+                        .send(vec![ServerMessage::HeartbeatReply { number }])
+                        .await;
                 }
                 ClientMessage::Goodbye => {
                     service.state.lock().unwrap().streams.remove(&session);
@@ -220,7 +253,10 @@ impl Service {
         let session = SessionId(state.last_session);
         state.streams.insert(session, stream.clone());
         let numbers = state.grant();
-        let region = |name: &str| RegionFormat { name: name.to_owned(), bucket: format!("file:///{name}") };
+        let region = |name: &str| RegionFormat {
+            name: name.to_owned(),
+            bucket: format!("file:///{name}"),
+        };
         Welcome {
             session,
             epoch: Epoch(1),
@@ -256,14 +292,24 @@ impl Service {
         let mut waiters = Vec::new();
         {
             let mut state = self.state.lock().unwrap();
-            let others: Vec<_> =
-                state.streams.iter().filter(|(session, _)| **session != cause).map(|(s, t)| (*s, t.clone())).collect();
+            let others: Vec<_> = state
+                .streams
+                .iter()
+                .filter(|(session, _)| **session != cause)
+                .map(|(s, t)| (*s, t.clone()))
+                .collect();
             for (session, stream) in others {
                 state.last_invalidation += 1;
                 let number = state.last_invalidation;
                 let (done, acknowledged) = oneshot::channel();
                 state.acknowledgements.insert((session, number), done);
-                if stream.try_send(vec![ServerMessage::Invalidate { number, items: changes.clone() }]).is_ok() {
+                if stream
+                    .try_send(vec![ServerMessage::Invalidate {
+                        number,
+                        items: changes.clone(),
+                    }])
+                    .is_ok()
+                {
                     waiters.push(acknowledged);
                 }
             }
@@ -273,7 +319,11 @@ impl Service {
         }
     }
 
-    fn execute(&self, session: SessionId, operation: &Operation) -> (Result<Reply, Errno>, Vec<Invalidation>) {
+    fn execute(
+        &self,
+        session: SessionId,
+        operation: &Operation,
+    ) -> (Result<Reply, Errno>, Vec<Invalidation>) {
         let mut state = self.state.lock().unwrap();
         state.log.push(operation.clone());
         let mut changes = Vec::new();
@@ -291,7 +341,10 @@ impl Service {
 impl State {
     fn grant(&mut self) -> NumberRange {
         self.numbers += 10_000;
-        NumberRange { start: self.numbers, end: self.numbers + 10_000 }
+        NumberRange {
+            start: self.numbers,
+            end: self.numbers + 10_000,
+        }
     }
 
     fn node(&mut self, inode: InodeNumber) -> Result<&mut Node, Errno> {
@@ -302,7 +355,13 @@ impl State {
         self.node(parent)?.names.get(name).copied().ok_or(Errno::NotFound)
     }
 
-    fn make(&mut self, parent: InodeNumber, name: &FileName, inode: InodeNumber, kind: FileType) -> Result<Attributes, Errno> {
+    fn make(
+        &mut self,
+        parent: InodeNumber,
+        name: &FileName,
+        inode: InodeNumber,
+        kind: FileType,
+    ) -> Result<Attributes, Errno> {
         let position = self.position;
         let directory = self.node(parent)?;
         if directory.names.contains_key(name) {
@@ -312,7 +371,10 @@ impl State {
         directory.attributes.modified = time(position);
         let made = node(inode, kind, position);
         let attributes = made.attributes;
-        assert!(self.nodes.insert(inode, made).is_none(), "an inode number was used twice");
+        assert!(
+            self.nodes.insert(inode, made).is_none(),
+            "an inode number was used twice"
+        );
         Ok(attributes)
     }
 
@@ -353,16 +415,30 @@ impl State {
             }
             Operation::MakeDirectory { parent, name, new } => {
                 changes.push(Invalidation::Entry(*parent, name.clone()));
-                Ok(Reply::Entry(self.make(*parent, name, new.inode, FileType::Directory)?))
+                Ok(Reply::Entry(self.make(
+                    *parent,
+                    name,
+                    new.inode,
+                    FileType::Directory,
+                )?))
             }
-            Operation::Create { parent, name, new, exclusive, truncate } => {
+            Operation::Create {
+                parent,
+                name,
+                new,
+                exclusive,
+                truncate,
+            } => {
                 let (inode, made) = match self.child(*parent, name) {
                     Ok(_) if *exclusive => return Err(Errno::Exists),
                     Ok(inode) => (inode, false),
                     Err(_) => {
                         changes.push(Invalidation::Entry(*parent, name.clone()));
                         changes.push(Invalidation::Attributes(*parent));
-                        (self.make(*parent, name, new.inode, FileType::Regular)?.inode, true)
+                        (
+                            self.make(*parent, name, new.inode, FileType::Regular)?.inode,
+                            true,
+                        )
                     }
                 };
                 *self.opens.entry((session, inode)).or_default() += 1;
@@ -370,7 +446,10 @@ impl State {
                     changes.push(Invalidation::Content(inode));
                     self.empty(inode)?;
                 }
-                Ok(Reply::Created { attributes: self.node(inode)?.attributes, new: made })
+                Ok(Reply::Created {
+                    attributes: self.node(inode)?.attributes,
+                    new: made,
+                })
             }
             Operation::Unlink { parent, name } => {
                 let inode = self.child(*parent, name)?;
@@ -380,16 +459,28 @@ impl State {
                 let node = self.node(inode)?;
                 node.attributes.links -= 1;
                 let attributes = node.attributes;
-                Ok(Reply::Removed { attributes, parent: self.node(*parent)?.attributes })
+                Ok(Reply::Removed {
+                    attributes,
+                    parent: self.node(*parent)?.attributes,
+                })
             }
-            Operation::Rename { parent, name, new_parent, new_name, mode: RenameMode::Replace } => {
+            Operation::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+                mode: RenameMode::Replace,
+            } => {
                 let moved = self.child(*parent, name)?;
                 changes.push(Invalidation::Entry(*parent, name.clone()));
                 changes.push(Invalidation::Entry(*new_parent, new_name.clone()));
                 self.node(*parent)?.names.remove(name);
                 let replaced = self.node(*new_parent)?.names.insert(new_name.clone(), moved);
                 let replaced = replaced.map(|inode| self.nodes[&inode].attributes);
-                Ok(Reply::Renamed { moved: self.node(moved)?.attributes, replaced })
+                Ok(Reply::Renamed {
+                    moved: self.node(moved)?.attributes,
+                    replaced,
+                })
             }
             Operation::Open { inode, truncate } => {
                 self.node(*inode)?;
@@ -401,14 +492,22 @@ impl State {
                 Ok(Reply::Attributes(self.node(*inode)?.attributes))
             }
             Operation::Release { inode } => {
-                let count = self.opens.get_mut(&(session, *inode)).expect("released more often than opened");
+                let count = self
+                    .opens
+                    .get_mut(&(session, *inode))
+                    .expect("released more often than opened");
                 *count -= 1;
                 if *count == 0 {
                     self.opens.remove(&(session, *inode));
                 }
                 Ok(Reply::Done)
             }
-            Operation::ReadDirectory { directory, after, limit, with_attributes } => {
+            Operation::ReadDirectory {
+                directory,
+                after,
+                limit,
+                with_attributes,
+            } => {
                 let names: Vec<_> = self.node(*directory)?.names.clone().into_iter().collect();
                 // The place in the order of names is a cookie for as long as a test changes nothing before it.
                 let mut entries = Vec::new();
@@ -425,10 +524,16 @@ impl State {
                         });
                     }
                 }
-                let complete = entries.last().is_none_or(|last| last.cookie == names.len() as u64 + 9);
+                let complete = entries
+                    .last()
+                    .is_none_or(|last| last.cookie == names.len() as u64 + 9);
                 Ok(Reply::Directory { entries, complete })
             }
-            Operation::GetExtents { inode, offset, length } => {
+            Operation::GetExtents {
+                inode,
+                offset,
+                length,
+            } => {
                 let node = self.node(*inode)?;
                 // Few at a time, so that clients have to ask again.
                 let mut extents = node.extents.slice(*offset, offset.saturating_add(*length));
@@ -437,10 +542,19 @@ impl State {
                     extents.truncate(5);
                     covered_until = extents[4].end();
                 }
-                Ok(Reply::Extents { extents, covered_until, attributes: node.attributes })
+                Ok(Reply::Extents {
+                    extents,
+                    covered_until,
+                    attributes: node.attributes,
+                })
             }
             Operation::Commit { objects, files } => self.commit(objects, files, changes),
-            Operation::Allocate { inode, offset, length, mode } => {
+            Operation::Allocate {
+                inode,
+                offset,
+                length,
+                mode,
+            } => {
                 changes.push(Invalidation::Content(*inode));
                 let node = self.node(*inode)?;
                 let end = offset + length;
@@ -457,10 +571,16 @@ impl State {
                 node.attributes.content_version = Position(position);
                 Ok(Reply::Attributes(node.attributes))
             }
-            Operation::GetExtendedAttribute { inode, name } => {
-                Ok(Reply::Bytes(self.node(*inode)?.values.get(name).cloned().ok_or(Errno::NoData)?))
-            }
-            Operation::SetExtendedAttribute { inode, name, value, .. } => {
+            Operation::GetExtendedAttribute { inode, name } => Ok(Reply::Bytes(
+                self.node(*inode)?
+                    .values
+                    .get(name)
+                    .cloned()
+                    .ok_or(Errno::NoData)?,
+            )),
+            Operation::SetExtendedAttribute {
+                inode, name, value, ..
+            } => {
                 changes.push(Invalidation::Attributes(*inode));
                 self.node(*inode)?.values.insert(name.clone(), value.clone());
                 Ok(Reply::Done)
@@ -471,7 +591,10 @@ impl State {
                     held.retain(|(owner, other)| *owner != session || other.owner != lock.owner);
                     return Ok(Reply::Done);
                 }
-                if held.iter().any(|(owner, other)| *owner != session || other.owner != lock.owner) {
+                if held
+                    .iter()
+                    .any(|(owner, other)| *owner != session || other.owner != lock.owner)
+                {
                     return Err(Errno::Again);
                 }
                 held.push((session, *lock));
@@ -485,7 +608,10 @@ impl State {
             })),
             Operation::GrantNumbers => {
                 let inodes = self.grant();
-                Ok(Reply::Granted { inodes, objects: inodes })
+                Ok(Reply::Granted {
+                    inodes,
+                    objects: inodes,
+                })
             }
             Operation::ReportCopies { .. } => Ok(Reply::Done),
             other => panic!("this service does not know {other:?}"),
@@ -516,7 +642,10 @@ impl State {
             self.node(file.inode)?;
         }
         for object in objects {
-            assert!(self.objects.insert(object.object, *object).is_none(), "an object was named twice");
+            assert!(
+                self.objects.insert(object.object, *object).is_none(),
+                "an object was named twice"
+            );
             let key = object_key(object.object);
             assert!(
                 self.bucket_keys.iter().any(|bucket| bucket.body(&key).is_some()),
@@ -530,9 +659,15 @@ impl State {
                 assert!(write.length > 0, "an empty write was committed");
                 match &write.source {
                     ExtentSource::Inline(bytes) => {
-                        assert!(bytes.len() <= INLINE_LIMIT_BYTES as usize && bytes.len() as u64 == write.length);
+                        assert!(
+                            bytes.len() <= INLINE_LIMIT_BYTES as usize && bytes.len() as u64 == write.length
+                        );
                     }
-                    ExtentSource::Object { object, object_offset, .. } => {
+                    ExtentSource::Object {
+                        object,
+                        object_offset,
+                        ..
+                    } => {
                         assert!(self.objects[object].content_bytes >= object_offset + write.length);
                     }
                     ExtentSource::Reserved => panic!("a commit of reserved space"),
@@ -540,7 +675,8 @@ impl State {
             }
             let node = self.node(file.inode)?;
             for write in &file.writes {
-                node.extents.write(write.file_offset, write.length, write.source.clone());
+                node.extents
+                    .write(write.file_offset, write.length, write.source.clone());
                 let end = write.file_offset + write.length;
                 node.attributes.size_bytes = node.attributes.size_bytes.max(end);
             }

@@ -32,7 +32,10 @@ async fn what_was_written_is_read_before_and_after_it_is_stored() {
     let mut expected = data.clone();
     expected[1000..1004].copy_from_slice(b"over");
     assert_eq!(mount.read(file, 0, 2 << 20).await, expected);
-    assert_eq!(mount.vfs.cached_attributes(file.0).unwrap().attributes.size_bytes, 1 << 20);
+    assert_eq!(
+        mount.vfs.cached_attributes(file.0).unwrap().attributes.size_bytes,
+        1 << 20
+    );
     mount.flush(file).await.unwrap();
     assert_eq!(mount.vfs.unwritten_bytes(), 0);
     assert_eq!(mount.read(file, 0, 2 << 20).await, expected);
@@ -55,7 +58,9 @@ async fn a_small_file_is_committed_inline_without_a_put() {
     let commits = commits(&world);
     assert_eq!(commits.len(), 1);
     assert_eq!(commits[0].0, 0);
-    assert!(matches!(&commits[0].1[0].writes[..], [write] if write.source == ExtentSource::Inline("hello world".into())));
+    assert!(
+        matches!(&commits[0].1[0].writes[..], [write] if write.source == ExtentSource::Inline("hello world".into()))
+    );
     assert_eq!(world.shores[0].puts(), 0);
     assert_eq!(mount.read(file, 0, 100).await, "hello world");
 }
@@ -97,11 +102,18 @@ async fn a_large_file_is_uploaded_in_parallel_while_it_is_written() {
         mount.write(file, (index as u64) << 20, part).await;
     }
     mount.flush(file).await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(350), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(350),
+        "{:?}",
+        started.elapsed()
+    );
     assert_eq!(world.service.state.lock().unwrap().objects.len(), 9);
     mount.blocks.map.lock().unwrap().clear();
     for offset in [0, 5 << 20, (32 << 20) + 17] {
-        assert_eq!(mount.read(file, offset, 300_000).await, data[offset as usize..offset as usize + 300_000]);
+        assert_eq!(
+            mount.read(file, offset, 300_000).await,
+            data[offset as usize..offset as usize + 300_000]
+        );
     }
 }
 
@@ -139,14 +151,33 @@ async fn a_time_set_after_a_write_stays_after_close() {
     let mount = world.mount(Side::Primary).await;
     let file = mount.create("f").await;
     mount.write(file, 0, b"x").await;
-    let set = Timestamp { seconds: 42, nanoseconds: 7 };
-    let changes = AttributeChanges { modified: Some(TimeChange::To(set)), ..AttributeChanges::default() };
-    mount.vfs.set_attributes(Caller::ROOT, file.0, changes).await.unwrap();
+    let set = Timestamp {
+        seconds: 42,
+        nanoseconds: 7,
+    };
+    let changes = AttributeChanges {
+        modified: Some(TimeChange::To(set)),
+        ..AttributeChanges::default()
+    };
+    mount
+        .vfs
+        .set_attributes(Caller::ROOT, file.0, changes)
+        .await
+        .unwrap();
     mount.flush(file).await.unwrap();
     mount.vfs.release(file.0, file.1, None);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(world.service.attributes(file.0).modified, set);
-    assert_eq!(mount.vfs.attributes(Caller::ROOT, file.0).await.unwrap().attributes.modified, set);
+    assert_eq!(
+        mount
+            .vfs
+            .attributes(Caller::ROOT, file.0)
+            .await
+            .unwrap()
+            .attributes
+            .modified,
+        set
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,10 +186,25 @@ async fn the_time_of_a_write_is_that_of_the_write_and_not_of_the_close() {
     let mount = world.mount(Side::Primary).await;
     let file = mount.create("f").await;
     mount.write(file, 0, b"x").await;
-    let seen = mount.vfs.attributes(Caller::ROOT, file.0).await.unwrap().attributes.modified;
+    let seen = mount
+        .vfs
+        .attributes(Caller::ROOT, file.0)
+        .await
+        .unwrap()
+        .attributes
+        .modified;
     tokio::time::sleep(Duration::from_millis(500)).await;
     mount.flush(file).await.unwrap();
-    assert_eq!(mount.vfs.attributes(Caller::ROOT, file.0).await.unwrap().attributes.modified, seen);
+    assert_eq!(
+        mount
+            .vfs
+            .attributes(Caller::ROOT, file.0)
+            .await
+            .unwrap()
+            .attributes
+            .modified,
+        seen
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,14 +212,37 @@ async fn somebody_elses_write_clears_privileges_and_a_later_chmod_stays() {
     let world = World::new();
     let mount = world.mount(Side::Primary).await;
     let file = mount.create("f").await;
-    let mode = |mode| AttributeChanges { mode: Some(mode), ..AttributeChanges::default() };
-    mount.vfs.set_attributes(Caller::ROOT, file.0, mode(0o4755)).await.unwrap();
-    let user = Caller { user: 1000, group: 1000, groups: Vec::new() };
-    mount.vfs.write(user.clone(), file.0, file.1, 0, "x".into()).await.unwrap();
+    let mode = |mode| AttributeChanges {
+        mode: Some(mode),
+        ..AttributeChanges::default()
+    };
+    mount
+        .vfs
+        .set_attributes(Caller::ROOT, file.0, mode(0o4755))
+        .await
+        .unwrap();
+    let user = Caller {
+        user: 1000,
+        group: 1000,
+        groups: Vec::new(),
+    };
+    mount
+        .vfs
+        .write(user.clone(), file.0, file.1, 0, "x".into())
+        .await
+        .unwrap();
     mount.flush(file).await.unwrap();
     assert_eq!(world.service.attributes(file.0).mode, 0o755);
-    mount.vfs.write(user, file.0, file.1, 0, "y".into()).await.unwrap();
-    mount.vfs.set_attributes(Caller::ROOT, file.0, mode(0o4755)).await.unwrap();
+    mount
+        .vfs
+        .write(user, file.0, file.1, 0, "y".into())
+        .await
+        .unwrap();
+    mount
+        .vfs
+        .set_attributes(Caller::ROOT, file.0, mode(0o4755))
+        .await
+        .unwrap();
     mount.flush(file).await.unwrap();
     assert_eq!(world.service.attributes(file.0).mode, 0o4755);
 }
@@ -184,12 +253,27 @@ async fn truncating_and_allocating_see_what_was_written_before() {
     let mount = world.mount(Side::Primary).await;
     let file = mount.create("f").await;
     mount.write(file, 0, &[1; 10_000]).await;
-    let size = |size| AttributeChanges { size_bytes: Some(size), ..AttributeChanges::default() };
-    let cut = mount.vfs.set_attributes(Caller::ROOT, file.0, size(5000)).await.unwrap();
+    let size = |size| AttributeChanges {
+        size_bytes: Some(size),
+        ..AttributeChanges::default()
+    };
+    let cut = mount
+        .vfs
+        .set_attributes(Caller::ROOT, file.0, size(5000))
+        .await
+        .unwrap();
     assert_eq!(cut.attributes.size_bytes, 5000);
-    mount.vfs.set_attributes(Caller::ROOT, file.0, size(8000)).await.unwrap();
+    mount
+        .vfs
+        .set_attributes(Caller::ROOT, file.0, size(8000))
+        .await
+        .unwrap();
     mount.write(file, 7999, &[2]).await;
-    mount.vfs.allocate(Caller::ROOT, file.0, 100, 50, AllocateMode::PunchHole).await.unwrap();
+    mount
+        .vfs
+        .allocate(Caller::ROOT, file.0, 100, 50, AllocateMode::PunchHole)
+        .await
+        .unwrap();
     let mut expected = vec![0; 8000];
     expected[..5000].fill(1);
     expected[100..150].fill(0);
@@ -205,7 +289,11 @@ async fn an_append_goes_to_the_end_that_the_service_knows() {
     one.write(first, 0, b"one\n").await;
     one.flush(first).await.unwrap();
     let (inode, _) = two.open("log").await;
-    let flags = OpenFlags { append: true, write: true, ..OpenFlags::default() };
+    let flags = OpenFlags {
+        append: true,
+        write: true,
+        ..OpenFlags::default()
+    };
     let handle = two.vfs.open(Caller::ROOT, inode, flags).await.unwrap().handle;
     // What the kernel believes to be the end is out of date.
     two.write((inode, handle), 0, b"two\n").await;
@@ -219,11 +307,24 @@ async fn a_synchronous_write_is_stored_when_it_returns() {
     let mount = world.mount(Side::Primary).await;
     let (inode, _) = mount.create("f").await;
     for flags in [
-        OpenFlags { write: true, synchronous: true, ..OpenFlags::default() },
-        OpenFlags { write: true, direct: true, ..OpenFlags::default() },
+        OpenFlags {
+            write: true,
+            synchronous: true,
+            ..OpenFlags::default()
+        },
+        OpenFlags {
+            write: true,
+            direct: true,
+            ..OpenFlags::default()
+        },
     ] {
         let handle = mount.vfs.open(Caller::ROOT, inode, flags).await.unwrap().handle;
-        assert!(mount.vfs.try_write(&Caller::ROOT, inode, handle, 0, b"x").is_none());
+        assert!(
+            mount
+                .vfs
+                .try_write(&Caller::ROOT, inode, handle, 0, b"x")
+                .is_none()
+        );
         mount.write((inode, handle), 0, b"x").await;
         assert_eq!(mount.vfs.unwritten_bytes(), 0);
     }
@@ -234,16 +335,33 @@ async fn an_open_tells_the_service_once_and_a_last_release_takes_it_back() {
     let world = World::new();
     let mount = world.mount(Side::Primary).await;
     let (inode, first) = mount.create("f").await;
-    let second = mount.vfs.cached_open(inode, OpenFlags::default()).unwrap().unwrap();
-    let third = mount.vfs.open(Caller::ROOT, inode, OpenFlags::default()).await.unwrap();
-    assert_eq!(world.service.count(|operation| matches!(operation, Operation::Open { .. })), 0);
+    let second = mount
+        .vfs
+        .cached_open(inode, OpenFlags::default())
+        .unwrap()
+        .unwrap();
+    let third = mount
+        .vfs
+        .open(Caller::ROOT, inode, OpenFlags::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        world
+            .service
+            .count(|operation| matches!(operation, Operation::Open { .. })),
+        0
+    );
     for handle in [first, second.handle] {
         mount.vfs.release(inode, handle, None);
     }
     assert_eq!(world.service.state.lock().unwrap().opens.len(), 1);
     mount.vfs.release(inode, third.handle, None);
     until(|| world.service.state.lock().unwrap().opens.is_empty()).await;
-    mount.vfs.cached_open(inode, OpenFlags::default()).unwrap().unwrap();
+    mount
+        .vfs
+        .cached_open(inode, OpenFlags::default())
+        .unwrap()
+        .unwrap();
     until(|| world.service.state.lock().unwrap().opens.len() == 1).await;
 }
 
@@ -254,12 +372,17 @@ async fn shutting_down_writes_everything_out() {
     let mut files = Vec::new();
     for number in 0..10u64 {
         let file = mount.create(&format!("f{number}")).await;
-        mount.write(file, 0, &pattern(number, 5000 * number as usize + 1)).await;
+        mount
+            .write(file, 0, &pattern(number, 5000 * number as usize + 1))
+            .await;
         files.push(file);
     }
     mount.vfs.shut_down().await.unwrap();
     for (number, file) in files.iter().enumerate() {
-        assert_eq!(world.service.attributes(file.0).size_bytes, 5000 * number as u64 + 1);
+        assert_eq!(
+            world.service.attributes(file.0).size_bytes,
+            5000 * number as u64 + 1
+        );
     }
 }
 
@@ -275,10 +398,22 @@ async fn a_subdirectory_is_the_root_of_its_mount() {
     let mut options = World::options();
     options.subdirectory = vec![name("sub")];
     let part = world.mount_with(Side::Primary, options).await;
-    assert_eq!(part.vfs.attributes(Caller::ROOT, InodeNumber::ROOT).await.unwrap().attributes.inode, InodeNumber::ROOT);
+    assert_eq!(
+        part.vfs
+            .attributes(Caller::ROOT, InodeNumber::ROOT)
+            .await
+            .unwrap()
+            .attributes
+            .inode,
+        InodeNumber::ROOT
+    );
     let file = part.create("inside").await;
     part.write(file, 0, b"x").await;
     part.flush(file).await.unwrap();
-    let found = whole.vfs.lookup(Caller::ROOT, made.attributes.inode, name("inside")).await.unwrap();
+    let found = whole
+        .vfs
+        .lookup(Caller::ROOT, made.attributes.inode, name("inside"))
+        .await
+        .unwrap();
     assert!(matches!(found, crate::vfs::Found::Entry(entry) if entry.attributes.inode == file.0));
 }

@@ -51,7 +51,9 @@ impl Shore {
 
     fn check(&self) -> Result<(), BucketError> {
         if self.down.load(Ordering::SeqCst) {
-            return Err(BucketError::Unavailable { what: "switched off".to_owned() });
+            return Err(BucketError::Unavailable {
+                what: "switched off".to_owned(),
+            });
         }
         Ok(())
     }
@@ -79,7 +81,12 @@ impl Bucket for Shore {
         self.check()?;
         self.bucket.delete(keys).await
     }
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         self.check()?;
         self.bucket.list(prefix, after, limit).await
     }
@@ -135,8 +142,13 @@ pub struct Mount {
     pub blocks: Arc<Blocks>,
 }
 
-pub const WRITE: OpenFlags =
-    OpenFlags { write: true, append: false, truncate: false, direct: false, synchronous: false };
+pub const WRITE: OpenFlags = OpenFlags {
+    write: true,
+    append: false,
+    truncate: false,
+    direct: false,
+    synchronous: false,
+};
 
 pub fn name(text: &str) -> FileName {
     text.parse().unwrap()
@@ -156,7 +168,10 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
 
 impl World {
     pub fn new() -> Self {
-        let world = Self { service: Service::new(), shores: [Shore::new(), Shore::new()] };
+        let world = Self {
+            service: Service::new(),
+            shores: [Shore::new(), Shore::new()],
+        };
         world.service.state.lock().unwrap().bucket_keys =
             world.shores.iter().map(|shore| shore.bucket.clone()).collect();
         world
@@ -179,17 +194,28 @@ impl World {
             role: Role::Client,
             near,
             task_slots: 0,
-            description: SessionDescription { host: "test".to_owned(), process: 1, purpose: "test".to_owned() },
+            description: SessionDescription {
+                host: "test".to_owned(),
+                process: 1,
+                purpose: "test".to_owned(),
+            },
             request_deadline: Duration::from_secs(30),
         };
         let (kernel, blocks) = (Arc::new(Kernel::default()), Arc::new(Blocks::default()));
         let surroundings = Surroundings {
-            buckets: BucketPair::new(near, Some(Arc::new(primary)), Some(Arc::new(target)), PairOptions::default()),
+            buckets: BucketPair::new(
+                near,
+                Some(Arc::new(primary)),
+                Some(Arc::new(target)),
+                PairOptions::default(),
+            ),
             blocks: blocks.clone(),
             kernel: kernel.clone(),
             tasks: Arc::new(NoTasks),
         };
-        let vfs = Vfs::connect(self.service.transport(), session, surroundings, options).await.unwrap();
+        let vfs = Vfs::connect(self.service.transport(), session, surroundings, options)
+            .await
+            .unwrap();
         until(|| vfs.session().lease_is_valid()).await;
         Mount { vfs, kernel, blocks }
     }
@@ -199,15 +225,26 @@ impl Mount {
     pub async fn create(&self, file: &str) -> (InodeNumber, Handle) {
         let made = self
             .vfs
-            .create(Caller::ROOT, InodeNumber::ROOT, name(file), 0o644, 0, false, WRITE)
+            .create(
+                Caller::ROOT,
+                InodeNumber::ROOT,
+                name(file),
+                0o644,
+                0,
+                false,
+                WRITE,
+            )
             .await
             .unwrap();
         (made.0.attributes.inode, made.1.handle)
     }
 
     pub async fn write(&self, file: (InodeNumber, Handle), offset: u64, data: &[u8]) {
-        let length =
-            self.vfs.write(Caller::ROOT, file.0, file.1, offset, Bytes::copy_from_slice(data)).await.unwrap();
+        let length = self
+            .vfs
+            .write(Caller::ROOT, file.0, file.1, offset, Bytes::copy_from_slice(data))
+            .await
+            .unwrap();
         assert_eq!(length as usize, data.len());
     }
 
@@ -215,8 +252,15 @@ impl Mount {
         self.try_read(file, offset, size).await.unwrap()
     }
 
-    pub async fn try_read(&self, file: (InodeNumber, Handle), offset: u64, size: usize) -> Result<Bytes, Errno> {
-        self.vfs.read(Caller::ROOT, file.0, file.1, offset, size as u32).await
+    pub async fn try_read(
+        &self,
+        file: (InodeNumber, Handle),
+        offset: u64,
+        size: usize,
+    ) -> Result<Bytes, Errno> {
+        self.vfs
+            .read(Caller::ROOT, file.0, file.1, offset, size as u32)
+            .await
     }
 
     pub async fn flush(&self, file: (InodeNumber, Handle)) -> Result<(), Errno> {
@@ -227,18 +271,30 @@ impl Mount {
     }
 
     pub async fn open(&self, file: &str) -> (InodeNumber, Handle) {
-        let found = self.vfs.lookup(Caller::ROOT, InodeNumber::ROOT, name(file)).await.unwrap();
-        let crate::vfs::Found::Entry(found) = found else { panic!("{file} is not there") };
+        let found = self
+            .vfs
+            .lookup(Caller::ROOT, InodeNumber::ROOT, name(file))
+            .await
+            .unwrap();
+        let crate::vfs::Found::Entry(found) = found else {
+            panic!("{file} is not there")
+        };
         let inode = found.attributes.inode;
-        (inode, self.vfs.open(Caller::ROOT, inode, WRITE).await.unwrap().handle)
+        (
+            inode,
+            self.vfs.open(Caller::ROOT, inode, WRITE).await.unwrap().handle,
+        )
     }
 }
 
 /// Waits for a condition, with a deadline.
 pub async fn until(mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(5);
     while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "the condition was not met in time");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the condition was not met in time"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -125,3 +125,18 @@ fn statfs_tells_of_the_nearest_limits() {
     };
     assert_eq!(world.run_as(&user(3), &stranger), Err(Errno::NotPermitted));
 }
+
+#[test]
+fn taking_a_name_away_is_never_refused_by_a_limit() {
+    let mut world = World::new();
+    let (a, b) = (world.mkdir(ROOT, "a"), world.mkdir(ROOT, "b"));
+    let file = world.create(a, "file");
+    world.write_inline(file, 0, &[1; 50]).unwrap();
+    world.link(file, b, "link").unwrap();
+    world.set_quota(b, Some(10), Some(1));
+    assert!(
+        world.unlink(a, "file").is_ok(),
+        "its other name takes over, whatever the limit there"
+    );
+    assert_eq!((world.usage(a), world.usage(b)), ((0, 1), (50, 2)));
+}

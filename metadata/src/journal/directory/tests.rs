@@ -19,7 +19,10 @@ pub(crate) fn format(volume: VolumeId) -> VolumeFormat {
         name: "shore".to_owned(),
         encryption: Encryption::None,
         settings: VolumeSettings {
-            primary: RegionFormat { name: "east".to_owned(), bucket: "file:///east".to_owned() },
+            primary: RegionFormat {
+                name: "east".to_owned(),
+                bucket: "file:///east".to_owned(),
+            },
             target: None,
             replication_enabled: false,
             compression: Compression::Zstd,
@@ -34,7 +37,10 @@ pub(crate) fn format(volume: VolumeId) -> VolumeFormat {
 
 pub(crate) fn small() -> DirectoryOptions {
     DirectoryOptions {
-        journal: FileJournalOptions { segment_bytes: 16 << 10, maximum_bytes: None },
+        journal: FileJournalOptions {
+            segment_bytes: 16 << 10,
+            maximum_bytes: None,
+        },
         view: FjallOptions::default(),
     }
 }
@@ -43,12 +49,21 @@ pub(crate) fn small() -> DirectoryOptions {
 fn a_directory_is_created_once_and_opened_again() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("data");
-    assert!(matches!(DataDirectory::open(&path, None, small()), Err(DirectoryError::NoVolume(_))));
+    assert!(matches!(
+        DataDirectory::open(&path, None, small()),
+        Err(DirectoryError::NoVolume(_))
+    ));
     assert!(!path.exists());
     let mut directory = DataDirectory::create(&path, &format(VOLUME), small()).unwrap();
     assert_eq!(directory.journal.acquire().unwrap().epoch, Epoch(1));
-    assert!(matches!(DataDirectory::open(&path, None, small()), Err(DirectoryError::InUse(_))));
-    assert!(matches!(DataDirectory::create(&path, &format(VOLUME), small()), Err(DirectoryError::InUse(_))));
+    assert!(matches!(
+        DataDirectory::open(&path, None, small()),
+        Err(DirectoryError::InUse(_))
+    ));
+    assert!(matches!(
+        DataDirectory::create(&path, &format(VOLUME), small()),
+        Err(DirectoryError::InUse(_))
+    ));
     drop(directory);
     let error = DataDirectory::create(&path, &format(VOLUME), small()).unwrap_err();
     assert!(matches!(error, DirectoryError::Exists { volume: VOLUME, .. }));
@@ -69,7 +84,10 @@ fn the_directory_of_another_volume_is_refused() {
     std::fs::remove_dir_all(directory.path().join("journal")).unwrap();
     std::fs::rename(other.path().join("journal"), directory.path().join("journal")).unwrap();
     let error = DataDirectory::open(directory.path(), Some(VOLUME), small()).unwrap_err();
-    assert!(matches!(error, DirectoryError::OtherVolume { expected: VOLUME, .. }));
+    assert!(matches!(
+        error,
+        DirectoryError::OtherVolume { expected: VOLUME, .. }
+    ));
 }
 
 #[test]
@@ -79,7 +97,10 @@ fn a_directory_with_foreign_files_is_refused_and_an_unfinished_one_is_filled_aga
     let mut view = unfinished.view().unwrap();
     view.load(&[(Bytes::from("Ia"), Bytes::from("1"))]).unwrap();
     drop((view, unfinished));
-    assert!(matches!(DataDirectory::open(directory.path(), None, small()), Err(DirectoryError::NoVolume(_))));
+    assert!(matches!(
+        DataDirectory::open(directory.path(), None, small()),
+        Err(DirectoryError::NoVolume(_))
+    ));
     let created = DataDirectory::create(directory.path(), &format(VOLUME), small()).unwrap();
     assert_eq!(created.view.get(b"Ia").unwrap(), None);
     let foreign = tempfile::tempdir().unwrap();
@@ -98,7 +119,10 @@ fn a_damaged_volume_file_is_told_from_a_missing_one() {
         // Two reserved bytes are covered by the checksum too.
         std::fs::write(&path, &bytes).unwrap();
         let error = DataDirectory::open(directory.path(), None, small()).unwrap_err();
-        assert!(matches!(error, DirectoryError::Damaged(_)), "byte {place}: {error}");
+        assert!(
+            matches!(error, DirectoryError::Damaged(_)),
+            "byte {place}: {error}"
+        );
         bytes[place] ^= 0x10;
     }
 }
@@ -114,7 +138,14 @@ fn a_journal_that_lost_applied_records_is_noticed() {
     }
     drop(open);
     let error = DataDirectory::open(directory.path(), None, small()).unwrap_err();
-    assert!(matches!(error, DirectoryError::JournalLost { tail: Position(2), applied: Position(3), .. }));
+    assert!(matches!(
+        error,
+        DirectoryError::JournalLost {
+            tail: Position(2),
+            applied: Position(3),
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -131,7 +162,13 @@ fn a_lost_view_is_rebuilt_from_the_journal_unless_that_was_trimmed() {
     while next <= tail.position {
         for bytes in open.journal.read(next, 10_000).unwrap() {
             let (record, _) = Record::decode(&bytes).unwrap();
-            assert_eq!(record.time, Timestamp { seconds: 1, nanoseconds: 2 });
+            assert_eq!(
+                record.time,
+                Timestamp {
+                    seconds: 1,
+                    nanoseconds: 2
+                }
+            );
             open.view.apply(record.position, &record.mutations).unwrap();
             next = next.next();
         }
@@ -142,5 +179,11 @@ fn a_lost_view_is_rebuilt_from_the_journal_unless_that_was_trimmed() {
     drop(DataDirectory::open(directory.path(), None, small()).unwrap());
     std::fs::remove_dir_all(directory.path().join("view")).unwrap();
     let error = DataDirectory::open(directory.path(), None, small()).unwrap_err();
-    assert!(matches!(error, DirectoryError::ViewLost { applied: Position::ZERO, .. }));
+    assert!(matches!(
+        error,
+        DirectoryError::ViewLost {
+            applied: Position::ZERO,
+            ..
+        }
+    ));
 }

@@ -9,7 +9,10 @@ use super::*;
 use crate::journal::contract::{VOLUME, fill, read_all, record_after};
 use crate::journal::segment::segment_name;
 
-const OPTIONS: FileJournalOptions = FileJournalOptions { segment_bytes: 16 << 10, maximum_bytes: None };
+const OPTIONS: FileJournalOptions = FileJournalOptions {
+    segment_bytes: 16 << 10,
+    maximum_bytes: None,
+};
 
 fn create(directory: &Path) -> (FileJournal, Tail) {
     let mut journal = FileJournal::create(directory, VOLUME, &Tail::EMPTY, OPTIONS).unwrap();
@@ -44,10 +47,15 @@ fn a_tail_torn_at_any_byte_is_discarded_and_appending_goes_on() {
         for garbage in [0_u8, 0xa5] {
             let directory = tempfile::tempdir().unwrap();
             copy(original.path(), directory.path());
-            let file = File::options().write(true).open(directory.path().join(&name)).unwrap();
+            let file = File::options()
+                .write(true)
+                .open(directory.path().join(&name))
+                .unwrap();
             let torn = usize::try_from(frame.end - kept).unwrap();
             // A byte that happens to be what was to be written there is not torn off.
-            let same = content[usize::try_from(kept).unwrap()..usize::try_from(record_end).unwrap()].iter().all(|b| *b == garbage);
+            let same = content[usize::try_from(kept).unwrap()..usize::try_from(record_end).unwrap()]
+                .iter()
+                .all(|b| *b == garbage);
             file.write_all_at(&vec![garbage; torn], kept).unwrap();
             let mut journal = FileJournal::open(directory.path(), OPTIONS).unwrap();
             if same {
@@ -80,7 +88,11 @@ fn every_flipped_bit_in_the_middle_is_damage() {
             Err(JournalError::Damaged(_)) => noticed += 1,
             Ok(mut journal) => {
                 // Four bytes after the header's checksum and the padding up to a multiple of 64.
-                assert_eq!(read_all(&mut journal, Position(1), 1 << 20).len(), 4, "byte {byte}");
+                assert_eq!(
+                    read_all(&mut journal, Position(1), 1 << 20).len(),
+                    4,
+                    "byte {byte}"
+                );
                 assert_eq!(content[byte], 0, "byte {byte}");
             }
             Err(error) => panic!("byte {byte}: {error}"),
@@ -100,17 +112,36 @@ fn a_segment_that_is_missing_or_belongs_elsewhere_is_damage() {
     let second = directory.path().join(segment_name(firsts[1]));
     let kept = std::fs::read(&second).unwrap();
     std::fs::remove_file(&second).unwrap();
-    assert!(matches!(FileJournal::open(directory.path(), OPTIONS), Err(JournalError::Damaged(_))));
-    std::fs::write(&second, std::fs::read(directory.path().join(segment_name(firsts[2]))).unwrap()).unwrap();
-    assert!(matches!(FileJournal::open(directory.path(), OPTIONS), Err(JournalError::Damaged(_))));
+    assert!(matches!(
+        FileJournal::open(directory.path(), OPTIONS),
+        Err(JournalError::Damaged(_))
+    ));
+    std::fs::write(
+        &second,
+        std::fs::read(directory.path().join(segment_name(firsts[2]))).unwrap(),
+    )
+    .unwrap();
+    assert!(matches!(
+        FileJournal::open(directory.path(), OPTIONS),
+        Err(JournalError::Damaged(_))
+    ));
     // The last record of a segment that another one follows is not a torn tail.
     let mut damaged = kept.clone();
     let place = damaged.iter().rposition(|byte| *byte != 0).unwrap();
     damaged[place] ^= 1;
     std::fs::write(&second, &damaged).unwrap();
-    assert!(matches!(FileJournal::open(directory.path(), OPTIONS), Err(JournalError::Damaged(_))));
+    assert!(matches!(
+        FileJournal::open(directory.path(), OPTIONS),
+        Err(JournalError::Damaged(_))
+    ));
     std::fs::write(&second, &kept).unwrap();
-    assert_eq!(FileJournal::open(directory.path(), OPTIONS).unwrap().tail().unwrap(), tail);
+    assert_eq!(
+        FileJournal::open(directory.path(), OPTIONS)
+            .unwrap()
+            .tail()
+            .unwrap(),
+        tail
+    );
 }
 
 #[test]
@@ -130,7 +161,10 @@ fn segments_are_used_again_and_their_old_records_are_never_seen() {
         Err(JournalError::Trimmed { first }) => first,
         other => panic!("{other:?}"),
     };
-    assert_eq!(read_all(&mut journal, first, 1 << 20).last().unwrap().position, tail.position);
+    assert_eq!(
+        read_all(&mut journal, first, 1 << 20).last().unwrap().position,
+        tail.position
+    );
 }
 
 #[test]
@@ -155,7 +189,9 @@ fn a_reader_on_another_thread_sees_a_prefix_and_never_damage() {
     });
     for _ in 0..40 {
         fill(&mut journal, &mut tail, 10, 1500);
-        journal.trim(Position(tail.position.0.saturating_sub(30))).unwrap();
+        journal
+            .trim(Position(tail.position.0.saturating_sub(30)))
+            .unwrap();
     }
     follower.join().unwrap();
 }
@@ -163,7 +199,10 @@ fn a_reader_on_another_thread_sees_a_prefix_and_never_damage() {
 #[test]
 fn a_full_disk_appends_nothing_and_can_be_tried_again() {
     let directory = tempfile::tempdir().unwrap();
-    let options = FileJournalOptions { maximum_bytes: Some(48 << 10), ..OPTIONS };
+    let options = FileJournalOptions {
+        maximum_bytes: Some(48 << 10),
+        ..OPTIONS
+    };
     let mut journal = FileJournal::create(directory.path(), VOLUME, &Tail::EMPTY, options).unwrap();
     let mut tail = journal.acquire().unwrap();
     let error = loop {
@@ -189,7 +228,10 @@ fn running_out_of_space_in_a_write_leaves_no_trace() {
     for stored in [0, 10, 40, usize::MAX] {
         journal.disk.faults.lock().unwrap().write = Some((stored, Errno::NOSPC));
         let (bytes, digest) = record_after(&tail, 100);
-        assert!(matches!(journal.append(&tail, digest, bytes), Err(JournalError::Full(_))));
+        assert!(matches!(
+            journal.append(&tail, digest, bytes),
+            Err(JournalError::Full(_))
+        ));
         assert_eq!(journal.tail().unwrap(), tail);
     }
     drop(journal);
@@ -211,15 +253,30 @@ fn after_a_failed_write_or_sync_everything_is_refused_until_it_is_opened_again()
             journal.disk.faults.lock().unwrap().write = Some((50, Errno::IO));
         }
         let (bytes, digest) = record_after(&tail, 100);
-        assert!(matches!(journal.append(&tail, digest, bytes.clone()), Err(JournalError::Failed { .. })));
-        assert!(matches!(journal.append(&tail, digest, bytes), Err(JournalError::Failed { .. })));
+        assert!(matches!(
+            journal.append(&tail, digest, bytes.clone()),
+            Err(JournalError::Failed { .. })
+        ));
+        assert!(matches!(
+            journal.append(&tail, digest, bytes),
+            Err(JournalError::Failed { .. })
+        ));
         assert!(matches!(journal.tail(), Err(JournalError::Failed { .. })));
         assert!(matches!(journal.acquire(), Err(JournalError::Failed { .. })));
-        assert!(matches!(journal.read(Position(1), 1), Err(JournalError::Failed { .. })));
-        assert!(matches!(journal.trim(Position(1)), Err(JournalError::Failed { .. })));
+        assert!(matches!(
+            journal.read(Position(1), 1),
+            Err(JournalError::Failed { .. })
+        ));
+        assert!(matches!(
+            journal.trim(Position(1)),
+            Err(JournalError::Failed { .. })
+        ));
         drop(journal);
         // A record that was written but not synced counts when it turns out to be complete.
-        let found = FileJournal::open(directory.path(), OPTIONS).unwrap().tail().unwrap();
+        let found = FileJournal::open(directory.path(), OPTIONS)
+            .unwrap()
+            .tail()
+            .unwrap();
         assert_eq!(found.position, Position(if sync { 3 } else { 2 }));
     }
 }
@@ -227,14 +284,23 @@ fn after_a_failed_write_or_sync_everything_is_refused_until_it_is_opened_again()
 #[test]
 fn a_journal_of_a_restored_volume_begins_after_the_restored_record() {
     let directory = tempfile::tempdir().unwrap();
-    let start = Tail { epoch: Epoch(4096), position: Position(1000), digest: [3; 32] };
+    let start = Tail {
+        epoch: Epoch(4096),
+        position: Position(1000),
+        digest: [3; 32],
+    };
     let mut journal = FileJournal::create(directory.path(), VOLUME, &start, OPTIONS).unwrap();
     assert_eq!(journal.tail().unwrap(), start);
     let mut tail = journal.acquire().unwrap();
     assert_eq!(tail.epoch, Epoch(4097));
     fill(&mut journal, &mut tail, 2, 10);
     assert_eq!(tail.position, Position(1002));
-    assert!(matches!(journal.read(Position(1000), 1), Err(JournalError::Trimmed { first: Position(1001) })));
+    assert!(matches!(
+        journal.read(Position(1000), 1),
+        Err(JournalError::Trimmed {
+            first: Position(1001)
+        })
+    ));
     drop(journal);
     assert!(FileJournal::create(directory.path(), VOLUME, &start, OPTIONS).is_err());
 }
@@ -242,13 +308,19 @@ fn a_journal_of_a_restored_volume_begins_after_the_restored_record() {
 #[test]
 fn a_directory_without_a_journal_or_with_a_damaged_epoch_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    assert!(matches!(FileJournal::open(directory.path(), OPTIONS), Err(JournalError::Damaged(_))));
+    assert!(matches!(
+        FileJournal::open(directory.path(), OPTIONS),
+        Err(JournalError::Damaged(_))
+    ));
     drop(create(directory.path()));
     let epoch = directory.path().join("epoch");
     let mut bytes = std::fs::read(&epoch).unwrap();
     bytes[25] ^= 1;
     std::fs::write(&epoch, &bytes).unwrap();
-    assert!(matches!(FileJournal::open(directory.path(), OPTIONS), Err(JournalError::Damaged(_))));
+    assert!(matches!(
+        FileJournal::open(directory.path(), OPTIONS),
+        Err(JournalError::Damaged(_))
+    ));
 }
 
 proptest! {

@@ -11,11 +11,23 @@ fn record() -> Record {
         epoch: Epoch(3),
         position: Position(42),
         previous: [9; 32],
-        time: Timestamp { seconds: -5, nanoseconds: 999_999_999 },
+        time: Timestamp {
+            seconds: -5,
+            nanoseconds: 999_999_999,
+        },
         mutations: vec![
-            Mutation { key: Bytes::from_static(b"Ia"), value: Some(Bytes::from_static(b"value")) },
-            Mutation { key: Bytes::from_static(b"Ib"), value: None },
-            Mutation { key: Bytes::from_static(b"Ic"), value: Some(Bytes::new()) },
+            Mutation {
+                key: Bytes::from_static(b"Ia"),
+                value: Some(Bytes::from_static(b"value")),
+            },
+            Mutation {
+                key: Bytes::from_static(b"Ib"),
+                value: None,
+            },
+            Mutation {
+                key: Bytes::from_static(b"Ic"),
+                value: Some(Bytes::new()),
+            },
         ],
         changes: vec![
             Invalidation::Attributes(InodeNumber(1)),
@@ -29,7 +41,10 @@ fn a_record_is_read_back_as_it_was_written() {
     let (bytes, digest) = record().encode();
     assert_eq!(Record::decode(&bytes), Ok((record(), digest)));
     let header = RecordHeader::peek(&bytes).unwrap();
-    assert_eq!((header.length_bytes, header.position, header.epoch), (bytes.len(), Position(42), Epoch(3)));
+    assert_eq!(
+        (header.length_bytes, header.position, header.epoch),
+        (bytes.len(), Position(42), Epoch(3))
+    );
 }
 
 #[test]
@@ -64,13 +79,20 @@ fn every_truncation_is_noticed() {
     }
     let mut longer = bytes.to_vec();
     longer.push(0);
-    assert_eq!(Record::decode(&longer), Err(RecordError::Malformed("bytes after the end")));
+    assert_eq!(
+        Record::decode(&longer),
+        Err(RecordError::Malformed("bytes after the end"))
+    );
 }
 
 #[test]
 fn the_digest_depends_on_the_record_before() {
     let (_, digest) = record().encode();
-    let (_, other) = Record { previous: [8; 32], ..record() }.encode();
+    let (_, other) = Record {
+        previous: [8; 32],
+        ..record()
+    }
+    .encode();
     assert_ne!(digest, other);
 }
 

@@ -1,29 +1,115 @@
-//! What the archiver needs of the service: the journal's reader, frozen states, and trimming.
+//! What the archiver needs of the service: records, frozen states; and what follows from its progress: status, trimming.
+//!
+//! An error of the archiver is final: another leader is at work, or this data directory is not the volume's newest.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use twinshore_protocol::Position;
+use twinshore_protocol::{Position, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
-use super::appender::Job;
-use super::executor::{Command, Snapshot};
-use crate::journal::JournalReader;
-use crate::service::state::Input;
+use super::executor::Command;
+use crate::archive::{ArchiveError, ArchiveHandle, Archiver, ArchiverOptions, FrozenState, RecordSource, SourceError};
+use crate::journal::{JournalError, JournalReader, Tail};
 
 /// The parts that the archiver is built from.
 pub(super) struct Parts {
+    pub volume: VolumeId,
+    /// The tail as it was when the journal was taken over.
+    pub began: Tail,
     pub buckets: [Option<Arc<dyn Bucket>>; 2],
     pub reader: JournalReader,
     pub commands: mpsc::Sender<Command>,
-    pub appends: std_mpsc::Sender<Job>,
     pub stopped: watch::Receiver<bool>,
 }
 
-/// Starts the archiver, if there is a bucket to archive to.
-pub(super) fn start(parts: Parts) -> Option<JoinHandle<()>> {
-    let _ = parts;
-    None
+/// Starts the archiver. It runs without buckets too: one may come later.
+pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
+    let Parts { volume, began, buckets, reader, commands, stopped } = parts;
+    let source = Arc::new(Source { reader, commands: commands.clone() });
+    // Random, so that two processes with a copied data directory can be told apart.
+    let instance = RandomState::new().build_hasher().finish();
+    let (archiver, handle) = Archiver::new(volume, &began, instance, source, buckets, ArchiverOptions::default());
+    let task = tokio::spawn(run(archiver, handle.clone(), commands, stopped));
+    (handle, task)
+}
+
+async fn run(
+    archiver: Archiver,
+    handle: ArchiveHandle,
+    commands: mpsc::Sender<Command>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut status = handle.status();
+    let tell = async {
+        while status.changed().await.is_ok() {
+            let command = {
+                let now = status.borrow_and_update();
+                let (checkpoint, archived) = (now.checkpoint(), now.archived());
+                Command::Archived { checkpoint, archived, trim_floor: now.trim_floor }
+            };
+            if commands.send(command).await.is_err() {
+                return;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+        ended = archiver.run() => ended,
+        () = tell => return,
+    };
+    if let Err(error) = ended {
+        // If the executor is gone, it has said why.
+        let _ = commands.send(Command::Fail(explain(&error))).await;
+    }
+}
+
+fn explain(error: &ArchiveError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+struct Source {
+    reader: JournalReader,
+    commands: mpsc::Sender<Command>,
+}
+
+#[async_trait]
+impl RecordSource for Source {
+    async fn tail(&self) -> Result<Tail, SourceError> {
+        self.reader.tail().map_err(failed)
+    }
+
+    async fn read(&self, from: Position, max_bytes: usize) -> Result<Vec<Bytes>, SourceError> {
+        let reader = self.reader.clone();
+        // Reading blocks on the disk.
+        let read = tokio::task::spawn_blocking(move || reader.read(from, max_bytes)).await;
+        read.map_err(|error| SourceError::Stopped(error.to_string()))?.map_err(failed)
+    }
+
+    async fn snapshot(&self) -> Result<FrozenState, SourceError> {
+        let stopped = || SourceError::Stopped("it is stopping".into());
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(Command::Snapshot(sender)).await.map_err(|_| stopped())?;
+        let frozen = receiver.await.map_err(|_| stopped())?;
+        frozen.map_err(|error| SourceError::Stopped(error.to_string()))
+    }
+}
+
+fn failed(error: JournalError) -> SourceError {
+    match error {
+        JournalError::Trimmed { first } => SourceError::Trimmed { first },
+        other => SourceError::Stopped(other.to_string()),
+    }
 }

@@ -1,6 +1,6 @@
 //! The thread that owns the state machine and its view.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -15,7 +15,9 @@ use twinshore_protocol::{Extent, ExtentSource, Position, Reply};
 use super::appender::Job;
 use super::{Clock, ServeError};
 use crate::service::state::{ConnectionId, Input, Numbers, Output, Service};
-use crate::view::{View, ViewError, ViewStore};
+use crate::archive::FrozenState;
+use crate::journal::Tail;
+use crate::view::{ViewError, ViewStore};
 
 /// What is under way to one stream at most, in bytes, roughly: a window full of directory pages. A client that does not
 /// read that much is dead or hostile.
@@ -43,15 +45,18 @@ pub(super) enum Command {
     /// For metrics and health.
     Report(oneshot::Sender<Report>),
     /// For a checkpoint.
-    Snapshot(oneshot::Sender<Result<Snapshot, ViewError>>),
+    Snapshot(oneshot::Sender<Result<FrozenState, ViewError>>),
+    /// The archive has moved on.
+    Archived {
+        checkpoint: Position,
+        archived: Position,
+        /// Up to here nobody else needs the journal's records.
+        trim_floor: Position,
+    },
+    /// Something without which the service must not go on has failed.
+    Fail(String),
     /// Finish what is executed, make the view durable, end.
     Stop,
-}
-
-/// A frozen state and its position.
-pub(super) struct Snapshot {
-    pub position: Position,
-    pub view: Box<dyn View + Send>,
 }
 
 /// The state and the counters at one moment.
@@ -79,6 +84,8 @@ pub(super) struct Executor<V: ViewStore> {
     failure: Option<String>,
     persisted_at: Instant,
     persisted: Position,
+    trim_floor: Position,
+    trimmed: Position,
 }
 
 impl<V: ViewStore + 'static> Executor<V> {
@@ -91,7 +98,6 @@ impl<V: ViewStore + 'static> Executor<V> {
         appends: std_mpsc::Sender<Job>,
     ) -> Result<(JoinHandle<()>, oneshot::Receiver<Option<String>>), ServeError> {
         let (ended, receiver) = oneshot::channel();
-        let persisted = service.position();
         let mut executor = Self {
             service,
             clock,
@@ -99,7 +105,9 @@ impl<V: ViewStore + 'static> Executor<V> {
             streams: HashMap::new(),
             failure: None,
             persisted_at: Instant::now(),
-            persisted,
+            persisted: Position::ZERO,
+            trim_floor: Position::ZERO,
+            trimmed: Position::ZERO,
         };
         let run = move || {
             executor.carry_out(outputs);
@@ -148,10 +156,15 @@ impl<V: ViewStore + 'static> Executor<V> {
                         let _ = sender.send(Report { status, numbers: self.service.numbers() });
                     }
                     Command::Snapshot(sender) => {
-                        let store = self.service.store();
-                        let position = store.applied();
-                        let _ = sender.send(store.snapshot().map(|view| Snapshot { position, view }));
+                        let Tail { epoch: _, position, digest } = self.service.tail();
+                        let frozen = self.service.store().snapshot();
+                        let _ = sender.send(frozen.map(|view| FrozenState { position, digest, view }));
                     }
+                    Command::Archived { checkpoint, archived, trim_floor } => {
+                        self.trim_floor = trim_floor;
+                        self.handle(Input::Archived { checkpoint, archived });
+                    }
+                    Command::Fail(reason) => self.failure = Some(reason),
                     Command::Stop => stop_by = Some(Instant::now() + DRAIN_DEADLINE),
                 }
             }
@@ -174,9 +187,16 @@ impl<V: ViewStore + 'static> Executor<V> {
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
-        for output in outputs {
+        let mut outputs = VecDeque::from(outputs);
+        while let Some(output) = outputs.pop_front() {
             match output {
-                Output::Send { connection, message } => self.send(connection, message),
+                Output::Send { connection, message } => {
+                    if !self.send(connection, message) {
+                        // What follows from it comes after what was made before it: streams keep their order.
+                        let disconnected = Input::Disconnected { connection };
+                        outputs.extend(self.service.handle(disconnected, self.clock.now()));
+                    }
+                }
                 Output::Append { tail, digest, bytes } => {
                     if self.appends.send(Job::Append { tail, digest, bytes }).is_err() {
                         self.failure = Some("its journal ended".into());
@@ -192,19 +212,20 @@ impl<V: ViewStore + 'static> Executor<V> {
         }
     }
 
-    fn send(&mut self, connection: ConnectionId, message: ServerMessage) {
-        let Some(egress) = self.streams.get(&connection) else { return };
+    /// Sends a message. `false`: the stream had to be given up.
+    fn send(&mut self, connection: ConnectionId, message: ServerMessage) -> bool {
+        let Some(egress) = self.streams.get(&connection) else { return true };
         let weight = weight(&message);
         let queued = egress.queued_bytes.fetch_add(weight, Ordering::Relaxed) + weight;
         let gone = egress.messages.send((message, weight)).is_err();
         if queued > EGRESS_BYTES_MAX {
             tracing::warn!(connection = connection.0, "a client does not read what it asked for: closing its stream");
         }
-        if gone || queued > EGRESS_BYTES_MAX {
+        let lost = gone || queued > EGRESS_BYTES_MAX;
+        if lost {
             self.streams.remove(&connection);
-            let outputs = self.service.handle(Input::Disconnected { connection }, self.clock.now());
-            self.carry_out(outputs);
         }
+        !lost
     }
 
     fn pause(&self, connection: ConnectionId, paused: bool) {
@@ -219,12 +240,20 @@ impl<V: ViewStore + 'static> Executor<V> {
         }
         self.persisted_at = Instant::now();
         let position = self.service.position();
-        if position == self.persisted {
-            return;
+        if position != self.persisted {
+            if let Err(error) = self.service.store_mut().persist() {
+                self.failure = Some(error.to_string());
+                return;
+            }
+            self.persisted = position;
         }
-        self.persisted = position;
-        if let Err(error) = self.service.store_mut().persist() {
-            self.failure = Some(error.to_string());
+        // The view needs what it has not made durable, the archive what it has not stored.
+        let trim_to = self.persisted.min(self.trim_floor);
+        if trim_to > self.trimmed {
+            self.trimmed = trim_to;
+            if self.appends.send(Job::Trim(trim_to.next())).is_err() {
+                self.failure = Some("its journal ended".into());
+            }
         }
     }
 }

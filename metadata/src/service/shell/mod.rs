@@ -31,6 +31,7 @@ use twinshore_storage::bucket::Bucket;
 
 use super::recovery::{self, RecoveryError};
 use super::state::{Service, ServiceError, ServiceOptions};
+use crate::archive::ArchiveHandle;
 use crate::journal::Journal;
 use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions};
 use crate::view::ViewStore;
@@ -68,8 +69,8 @@ pub struct ServeOptions {
     pub directory: DirectoryOptions,
     /// Limits of the service.
     pub service: ServiceOptions,
-    /// Told the addresses really listened on, once the service is ready.
-    pub ready: Option<oneshot::Sender<Addresses>>,
+    /// Told once the service is ready.
+    pub ready: Option<oneshot::Sender<Ready>>,
 }
 
 impl ServeOptions {
@@ -88,13 +89,14 @@ impl ServeOptions {
     }
 }
 
-/// Where a service listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// For clients.
+/// A service that is ready.
+pub struct Ready {
+    /// Where clients connect.
     pub listen: SocketAddr,
-    /// For people and probes.
+    /// Where people and probes look.
     pub http: Option<SocketAddr>,
+    /// The archive in the buckets, for changes of buckets and for what a person asks for.
+    pub archive: ArchiveHandle,
 }
 
 /// The service cannot start, or had to stop.
@@ -146,6 +148,14 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         Some(address) => Some(bind(address).await?),
         None => None,
     };
+    let local = |listener: &TcpListener, address| {
+        listener.local_addr().map_err(|source| ServeError::Listen { address, source })
+    };
+    let listen = local(&listener, listen)?;
+    let http = match (&http_listener, http) {
+        (Some(listener), Some(address)) => Some(local(listener, address)?),
+        _ => None,
+    };
     let DataDirectory { format, mut journal, mut view, lock } = DataDirectory::open(&data_dir, volume, directory)?;
     if journal.tail().map_err(RecoveryError::from)?.position == twinshore_protocol::Position::ZERO {
         // The creation was cut off between the directory and its first record.
@@ -160,34 +170,26 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let metrics = Arc::new(metrics::Metrics::new());
     let (appends, appender) = appender::start(Box::new(journal), commands.clone(), Arc::clone(&metrics))?;
-    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends.clone())?;
+    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends)?;
 
-    let addresses = Addresses {
-        listen: listener.local_addr().map_err(|source| ServeError::Listen { address: listen, source })?,
-        http: match (&http_listener, http) {
-            (Some(listener), Some(address)) => {
-                Some(listener.local_addr().map_err(|source| ServeError::Listen { address, source })?)
-            }
-            _ => None,
-        },
-    };
     let (stopping, stopped) = watch::channel(false);
     let ticker = tokio::spawn(tick(commands.clone()));
     let http_server = http_listener
         .map(|listener| tokio::spawn(http::serve(listener, commands.clone(), metrics, stopped.clone())));
-    let archiver = archiving::start(archiving::Parts {
+    let (archive, archiver) = archiving::start(archiving::Parts {
+        volume: format.volume,
+        began: tail,
         buckets,
         reader,
         commands: commands.clone(),
-        appends,
         stopped: stopped.clone(),
     });
     let server = tokio::spawn(streams::serve(listener, commands.clone(), stopped));
     if let Some(ready) = ready {
         // Whoever asked may have lost interest.
-        let _ = ready.send(addresses);
+        let _ = ready.send(Ready { listen, http, archive });
     }
-    tracing::info!(listen = %addresses.listen, "ready");
+    tracing::info!(%listen, "ready");
 
     let mut ended = ended;
     let mut failure = None;
@@ -204,13 +206,11 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         failure = Some(ended.await.unwrap_or_else(|_| Some("its executor ended".into())));
     }
     drop(commands);
-    if let Some(archiver) = archiver {
-        join("the archiver", archiver).await;
-    }
+    join("the archiver", archiver).await;
     if let Some(http_server) = http_server {
         join("the HTTP server", http_server).await;
     }
-    let served = tokio::time::timeout(STOP_DEADLINE, server).await;
+    let server_ended = tokio::time::timeout(STOP_DEADLINE, server).await;
     for thread in [executor, appender] {
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
@@ -221,12 +221,11 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     if let Some(Some(reason)) = failure {
         return Err(ServeError::Stopped(reason));
     }
-    match served {
+    match server_ended {
         Ok(Ok(Err(error))) => Err(ServeError::Server(error)),
-        Ok(Ok(Ok(()))) => Ok(()),
         Ok(Err(_)) => Err(ServeError::Stopped("the server for clients panicked".into())),
-        // A stream that does not end is cut with the process.
-        Err(_) => Ok(()),
+        // After the deadline, a stream that does not end is cut with the process.
+        Ok(Ok(Ok(()))) | Err(_) => Ok(()),
     }
 }
 

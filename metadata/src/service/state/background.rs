@@ -53,9 +53,8 @@ impl<V: ViewStore> Service<V> {
             return Ok(());
         }
         let outcome = self.maintain(&Maintenance::CleanUp { limit: CHUNK_ROWS })?;
-        let done = match outcome.result {
-            Ok(Reply::Offset(rows)) => rows,
-            Ok(_) | Err(_) => return Err(ServiceError::Unexpected { what: "to clean up" }),
+        let Ok(Reply::Offset(done)) = outcome.result else {
+            return Err(ServiceError::Unexpected { what: "to clean up" });
         };
         if done == 0 {
             self.background.active = false;

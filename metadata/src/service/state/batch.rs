@@ -27,6 +27,7 @@ pub(super) struct Held {
 
 /// What is to be done when a batch is committed, in the order of execution.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // Nearly all are replies: a box for each would only cost.
 pub(super) enum Entry {
     /// Answer a request.
     Reply(Held),
@@ -150,8 +151,8 @@ impl<V: ViewStore> Service<V> {
         for entry in batch.entries {
             match entry {
                 Entry::Reply(held) => self.release(held, tail.position),
-                Entry::Welcome(greeting) => self.welcome(greeting),
-                Entry::Closed(session) => self.forget(session)?,
+                Entry::Welcome(greeting) => self.welcome(&greeting),
+                Entry::Closed(session) => self.forget(session),
                 Entry::Changes(changes) => self.tell(&changes),
             }
         }
@@ -176,8 +177,9 @@ impl<V: ViewStore> Service<V> {
                     if held.mutates {
                         let failed = Held { result: Err(Errno::NoSpace), mutates: false, changes: Vec::new(), opened: None, ..held };
                         self.release(failed, self.tail.position);
-                    } else if self.sessions.contains_key(&held.session) {
+                    } else if let Some(session) = self.sessions.get_mut(&held.session) {
                         // It has read what will never be.
+                        session.in_flight.remove(&held.number);
                         self.execute(held.session, held.number, held.caller, held.operation)?;
                     }
                 }

@@ -66,7 +66,7 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// The end of a session is committed.
-    pub(super) fn forget(&mut self, id: SessionId) -> Result<(), ServiceError> {
+    pub(super) fn forget(&mut self, id: SessionId) {
         self.drop_leases(id);
         self.abandon_waits(id);
         self.opens.release_all(id);
@@ -82,7 +82,8 @@ impl<V: ViewStore> Service<V> {
                 session.reclaimed = true;
                 session.heard = self.now.monotonic;
             }
-            return self.end_grace_if_over();
+            self.end_grace_if_over();
+            return;
         }
         if let Some(session) = self.sessions.remove(&id)
             && let Some(connection) = session.connection
@@ -90,6 +91,6 @@ impl<V: ViewStore> Service<V> {
             self.send(connection, ServerMessage::Expired);
             self.close(connection);
         }
-        self.end_grace_if_over()
+        self.end_grace_if_over();
     }
 }

@@ -114,8 +114,8 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// The record of a session, or of its new numbers, is committed.
-    pub(super) fn welcome(&mut self, greeting: Greeting) {
-        let Greeting { connection, session, task_slots, inodes, objects } = greeting;
+    pub(super) fn welcome(&mut self, greeting: &Greeting) {
+        let Greeting { connection, session, task_slots, inodes, objects } = *greeting;
         if self.connections.get(&connection) != Some(&Connection::Greeting(session)) {
             // It went away meanwhile. A new session that nobody knows of expires.
             return;
@@ -182,6 +182,7 @@ impl<V: ViewStore> Service<V> {
         }
         self.answer_granted(granted);
         self.background.poke();
-        self.end_grace_if_over()
+        self.end_grace_if_over();
+        Ok(())
     }
 }

@@ -66,7 +66,7 @@ impl Leases {
     }
 
     /// How many there are, stale ones included.
-    pub fn len(&self) -> usize {
+    pub fn count_all(&self) -> usize {
         self.holders.len()
     }
 

@@ -87,7 +87,7 @@ pub struct Locks {
 
 impl Locks {
     /// Held ranges and waiting requests of all sessions.
-    pub fn len(&self) -> usize {
+    pub fn count_all(&self) -> usize {
         self.by_session.values().flat_map(BTreeMap::values).sum()
     }
 

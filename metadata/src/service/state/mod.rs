@@ -59,7 +59,7 @@ mod soft;
 mod status;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use faults::Fault;
 pub use numbers::{Numbers, OPERATION_KINDS};
@@ -466,6 +466,11 @@ impl<V: ViewStore> Service<V> {
     /// The last committed record.
     pub fn position(&self) -> Position {
         self.tail.position
+    }
+
+    /// The last committed record, with its digest.
+    pub fn tail(&self) -> Tail {
+        self.tail
     }
 
     /// The state as it is committed.

@@ -100,9 +100,9 @@ impl<V: ViewStore> Service<V> {
         Numbers {
             sessions: self.sessions.len(),
             connected: self.sessions.values().filter(|session| session.connection.is_some()).count(),
-            leases: self.leases.len(),
-            locks: self.locks.len(),
-            opens: self.opens.len(),
+            leases: self.leases.count_all(),
+            locks: self.locks.count_all(),
+            opens: self.opens.count_all(),
             waiting: self.waits.len(),
             tasks: self.tasks.handed_out(),
             ..self.numbers

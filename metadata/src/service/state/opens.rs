@@ -31,7 +31,7 @@ impl Opens {
     }
 
     /// How many inodes are open.
-    pub fn len(&self) -> usize {
+    pub fn count_all(&self) -> usize {
         self.total.len()
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use twinshore_protocol::message::{Invalidation, ServerMessage};
-use twinshore_protocol::{InodeNumber, Operation, SessionId};
+use twinshore_protocol::{FileName, InodeNumber, Operation, SessionId};
 
 use super::batch::Held;
 use super::leases::{grants_of, inode_of};
@@ -29,8 +29,44 @@ pub(super) struct Wait {
     remaining: BTreeMap<SessionId, u64>,
     /// The generation of the session's stream when the reply became a grant.
     generation: u32,
+    /// The inodes that the reply tells of.
+    carried: Vec<InodeNumber>,
     /// What of the reply has changed since it was made.
     stale: Vec<Invalidation>,
+}
+
+impl Wait {
+    /// Takes note of changes of what the reply carries. Once each: a busy session may have hundreds of replies waiting.
+    fn became_old(&mut self, changes: &[Invalidation]) {
+        for change in changes {
+            let carried = match change {
+                Invalidation::Entry(directory, name) => names(&self.held.operation, *directory, name),
+                Invalidation::Attributes(inode) | Invalidation::Content(inode) | Invalidation::Everything(inode) => {
+                    self.carried.contains(inode)
+                }
+            };
+            if carried && !self.stale.contains(change) {
+                self.stale.push(change.clone());
+            }
+        }
+    }
+}
+
+/// Is it an operation on this name?
+fn names(operation: &Operation, in_directory: InodeNumber, file: &FileName) -> bool {
+    match operation {
+        Operation::MakeNode { parent, name, .. }
+        | Operation::MakeDirectory { parent, name, .. }
+        | Operation::Create { parent, name, .. }
+        | Operation::SymbolicLink { parent, name, .. }
+        | Operation::Link { parent, name, .. }
+        | Operation::Unlink { parent, name }
+        | Operation::RemoveDirectory { parent, name } => (*parent, name) == (in_directory, file),
+        Operation::Rename { parent, name, new_parent, new_name, .. } => {
+            (*parent, name) == (in_directory, file) || (*new_parent, new_name) == (in_directory, file)
+        }
+        _ => false,
+    }
 }
 
 impl<V: ViewStore> Service<V> {
@@ -66,7 +102,11 @@ impl<V: ViewStore> Service<V> {
         let waited_by = std::mem::take(&mut session.waited_by);
         let own = held.session;
         self.numbers.recalls_waited += 1;
-        self.waits.insert(id, Wait { held, position, remaining: waiting_for, generation, stale: Vec::new() });
+        let mut grants = Vec::new();
+        grants_of(&held.operation, &held.result, &mut grants);
+        let carried = grants.into_iter().map(|(inode, _)| inode).collect();
+        let wait = Wait { held, position, remaining: waiting_for, generation, carried, stale: Vec::new() };
+        self.waits.insert(id, wait);
         // From now on nobody waits for this session.
         for wait in waited_by {
             self.stop_waiting(wait, own);
@@ -128,7 +168,7 @@ impl<V: ViewStore> Service<V> {
             // A reply that is still held here was made before these changes.
             for wait in self.waits.values_mut() {
                 if Some(wait.held.session) == cause || told.contains_key(&wait.held.session) {
-                    wait.stale.extend(changes.iter().cloned());
+                    wait.became_old(changes);
                 }
             }
         }
@@ -237,15 +277,13 @@ impl<V: ViewStore> Service<V> {
         let receiver = wait.held.session;
         let Some(state) = self.sessions.get_mut(&receiver) else { return };
         state.waiting.remove(&id);
-        let mut stale = wait.stale;
+        let mut became_old = wait.stale;
         if state.generation != wait.generation {
             // Another stream has begun: the grant of the reply was lost with the old one.
-            let mut grants = Vec::new();
-            grants_of(&wait.held.operation, &wait.held.result, &mut grants);
-            stale.extend(grants.into_iter().map(|(inode, _)| Invalidation::Everything(inode)));
+            became_old.extend(wait.carried.into_iter().map(Invalidation::Everything));
         }
         self.reply(receiver, wait.held.number, wait.position, wait.held.result);
-        self.push(receiver, stale);
+        self.push(receiver, became_old);
     }
 
     /// Nobody waits for a session any more: its lease has ended, or it begins anew.

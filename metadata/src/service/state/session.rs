@@ -13,6 +13,7 @@ pub(super) const LEASE_WITH_DRIFT: Duration = Duration::from_millis(LEASE_SECOND
 
 /// A session: what connected once and has not expired.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own; all combinations occur.
 pub(super) struct Session {
     pub role: Role,
     pub near: Side,

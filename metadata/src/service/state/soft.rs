@@ -121,9 +121,9 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// Ends the time of grace once every session has claimed what it holds or is gone.
-    pub(super) fn end_grace_if_over(&mut self) -> Result<(), ServiceError> {
+    pub(super) fn end_grace_if_over(&mut self) {
         if !self.grace || self.sessions.values().any(|session| !session.reclaimed) {
-            return Ok(());
+            return;
         }
         self.grace = false;
         tracing::info!("every session has claimed its open files and locks, or is gone");
@@ -138,6 +138,5 @@ impl<V: ViewStore> Service<V> {
                 self.get_lock(request);
             }
         }
-        Ok(())
     }
 }

@@ -15,17 +15,17 @@ use twinshore_protocol::{ObjectId, Operation, Position, SessionId, Side};
 
 use super::batch::Held;
 use super::{Fault, Service, ServiceError};
-use crate::core::{outbox, volume};
+use crate::core::{keys, outbox, volume};
 use crate::view::ViewStore;
 
 /// How long a worker has for a task: a large object over a slow line, and its report.
-const TASK_LEASE: Duration = Duration::from_secs(120);
+const TASK_LEASE: Duration = Duration::from_mins(2);
 
 /// The pause before the second attempt; doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// The longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(600);
+const RETRY_MAX: Duration = Duration::from_mins(10);
 
 /// After so many failures an object is listed as set aside: about two minutes of trying.
 const FAILURES_SET_ASIDE: u32 = 8;
@@ -38,6 +38,9 @@ const LOOK_ROWS: usize = 256;
 
 /// Tasks of one session at most, whatever it asks for: they all stand in memory here.
 const SLOTS_MAX: u32 = 4096;
+
+/// How long a service has run before it asks for the first scheduled full synchronisation of a volume.
+const FIRST_SYNCHRONISATION: Duration = Duration::from_hours(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct TaskKey {
@@ -218,7 +221,7 @@ impl<V: ViewStore> Service<V> {
         self.tasks.end_leases(now);
         let mut takers: Vec<Taker> = self.takers();
         if takers.is_empty() {
-            return Ok(());
+            return self.dispatch_synchronisation();
         }
         let mut handed_out: BTreeMap<SessionId, Vec<Task>> = BTreeMap::new();
         for side in Side::BOTH {
@@ -325,7 +328,11 @@ impl<V: ViewStore> Service<V> {
         let due = interval > 0
             && settings.target.is_some()
             && settings.replication_enabled
-            && row.finished.is_some_and(|finished| finished.plus_seconds(interval) <= self.now.wall);
+            && match row.finished {
+                Some(finished) => finished.plus_seconds(interval) <= self.now.wall,
+                // The first one of a volume: not while it is being set up.
+                None => self.now.monotonic >= FIRST_SYNCHRONISATION,
+            };
         if !row.running && !due {
             return Ok(());
         }
@@ -347,7 +354,6 @@ impl<V: ViewStore> Service<V> {
         if !self.faults.is(Fault::DeleteReferencedObject) {
             return Ok(None);
         }
-        use crate::core::keys;
         let rows = crate::view::View::scan(&self.store, &[keys::OBJECT], &[keys::OBJECT + 1], 1)?;
         let Some((key, _)) = rows.first() else { return Ok(None) };
         let object = keys::KeyReader::new(key).object();

@@ -8,3 +8,6 @@ mod replication;
 mod sessions;
 mod soft_state;
 mod world;
+mod zz_speed;
+
+pub(in crate::service) use world::format;

@@ -7,11 +7,17 @@ use proptest::prelude::*;
 use super::*;
 
 fn put(key: &str, value: &str) -> Mutation {
-    Mutation { key: Bytes::copy_from_slice(key.as_bytes()), value: Some(Bytes::copy_from_slice(value.as_bytes())) }
+    Mutation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+    }
 }
 
 fn remove(key: &str) -> Mutation {
-    Mutation { key: Bytes::copy_from_slice(key.as_bytes()), value: None }
+    Mutation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: None,
+    }
 }
 
 fn open(directory: &tempfile::TempDir) -> FjallView {
@@ -23,7 +29,8 @@ fn a_record_is_applied_with_its_position_and_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut view = open(&directory);
     assert_eq!(view.applied(), Position::ZERO);
-    view.apply(Position(1), &[put("Ia", "1"), put("Ib", "2")]).unwrap();
+    view.apply(Position(1), &[put("Ia", "1"), put("Ib", "2")])
+        .unwrap();
     view.apply(Position(2), &[remove("Ia"), put("Ic", "")]).unwrap();
     view.persist().unwrap();
     assert_eq!(view.persisted(), Position(2));
@@ -32,15 +39,34 @@ fn a_record_is_applied_with_its_position_and_survives_a_restart() {
     assert_eq!(view.applied(), Position(2));
     assert_eq!(view.get(b"Ia").unwrap(), None);
     let all = view.scan(b"", b"\xff", 10).unwrap();
-    assert_eq!(all, [(Bytes::from("Ib"), Bytes::from("2")), (Bytes::from("Ic"), Bytes::new())]);
+    assert_eq!(
+        all,
+        [
+            (Bytes::from("Ib"), Bytes::from("2")),
+            (Bytes::from("Ic"), Bytes::new())
+        ]
+    );
 }
 
 #[test]
 fn the_last_mutation_of_a_key_in_a_record_wins() {
     let directory = tempfile::tempdir().unwrap();
     let mut view = open(&directory);
-    view.apply(Position(1), &[put("Ia", "1"), remove("Ia"), put("Ib", "1"), put("Ia", "3"), remove("Ib")]).unwrap();
-    assert_eq!(view.scan(b"I", b"J", 10).unwrap(), [(Bytes::from("Ia"), Bytes::from("3"))]);
+    view.apply(
+        Position(1),
+        &[
+            put("Ia", "1"),
+            remove("Ia"),
+            put("Ib", "1"),
+            put("Ia", "3"),
+            remove("Ib"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(
+        view.scan(b"I", b"J", 10).unwrap(),
+        [(Bytes::from("Ia"), Bytes::from("3"))]
+    );
 }
 
 #[test]
@@ -48,7 +74,13 @@ fn a_record_out_of_order_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut view = open(&directory);
     let error = view.apply(Position(2), &[]).unwrap_err();
-    assert!(matches!(error, ViewError::OutOfOrder { applied: Position::ZERO, offered: Position(2) }));
+    assert!(matches!(
+        error,
+        ViewError::OutOfOrder {
+            applied: Position::ZERO,
+            offered: Position(2)
+        }
+    ));
 }
 
 #[test]
@@ -57,7 +89,8 @@ fn a_snapshot_stays_as_it_was() {
     let mut view = open(&directory);
     view.apply(Position(1), &[put("Ia", "1")]).unwrap();
     let snapshot = view.snapshot().unwrap();
-    view.apply(Position(2), &[put("Ia", "2"), put("Ib", "2")]).unwrap();
+    view.apply(Position(2), &[put("Ia", "2"), put("Ib", "2")])
+        .unwrap();
     assert_eq!(snapshot.get(b"Ia").unwrap(), Some(Bytes::from("1")));
     assert_eq!(snapshot.scan(b"", b"\xff", 10).unwrap().len(), 1);
 }
@@ -70,7 +103,10 @@ fn the_store_keeps_its_own_key_to_itself() {
     assert_eq!(view.get(&[0]).unwrap(), None);
     assert_eq!(view.scan(&[], &[0xff], 10).unwrap(), []);
     assert_eq!(view.scan(b"J", b"I", 10).unwrap(), []);
-    let reserved = Mutation { key: Bytes::from_static(&[0]), value: None };
+    let reserved = Mutation {
+        key: Bytes::from_static(&[0]),
+        value: None,
+    };
     assert!(view.apply(Position(2), &[reserved]).is_err());
     assert_eq!(view.applied(), Position(1));
 }

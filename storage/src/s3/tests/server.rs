@@ -68,8 +68,13 @@ pub(super) async fn serve(directory: &Path) -> Server {
                     let scripted = {
                         let mut seen = seen.lock().unwrap();
                         let uri = request.uri().to_string();
-                        seen.requests.push((request.method().to_string(), uri, request.headers().clone()));
-                        if seen.script.is_empty() { None } else { Some(seen.script.remove(0)) }
+                        seen.requests
+                            .push((request.method().to_string(), uri, request.headers().clone()));
+                        if seen.script.is_empty() {
+                            None
+                        } else {
+                            Some(seen.script.remove(0))
+                        }
                     };
                     let lost = match scripted {
                         Some(Script::Close) => return Err("closed".to_owned()),
@@ -84,16 +89,31 @@ pub(super) async fn serve(directory: &Path) -> Server {
                         Some(Script::LoseReply) => true,
                         None => false,
                     };
-                    let answer = service.call(request.map(Body::from)).await.map_err(|error| format!("{error:?}"))?;
-                    if lost { Err("the reply is lost".to_owned()) } else { Ok(answer) }
+                    let answer = service
+                        .call(request.map(Body::from))
+                        .await
+                        .map_err(|error| format!("{error:?}"))?;
+                    if lost {
+                        Err("the reply is lost".to_owned())
+                    } else {
+                        Ok(answer)
+                    }
                 }
             });
             connections.spawn(async move {
                 // Errors are the script's.
-                drop(http1::Builder::new().serve_connection(TokioIo::new(socket), handler).await);
+                drop(
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), handler)
+                        .await,
+                );
                 Ok::<(), Infallible>(())
             });
         }
     });
-    Server { address, observed, task }
+    Server {
+        address,
+        observed,
+        task,
+    }
 }

@@ -129,15 +129,15 @@ impl Tour<'_> {
                 "the last commit is {in_west} in west but {in_east} in east"
             )));
         }
-        let changes = self
+        let uncommitted = self
             .git(&east)
             .arguments(["status", "--porcelain"])
             .success()
             .await?
             .text();
-        if !changes.is_empty() {
+        if !uncommitted.is_empty() {
             return Err(Failure::Wrong(format!(
-                "git status in east is not clean: {changes}"
+                "git status in east is not clean: {uncommitted}"
             )));
         }
         let found = self.read_source(Region::East, 4).await?;

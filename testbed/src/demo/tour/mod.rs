@@ -50,7 +50,7 @@ pub async fn run(regions: &mut Regions, progress: &mut Progress, options: &Optio
     let (root, files) = (input.root.clone(), input.files);
     progress.say(&format!("input: {files} files of {}", root.display()));
     let names = input.names.clone();
-    let expected = blocking("read the input", Duration::from_secs(600), move || {
+    let expected = blocking("read the input", Duration::from_mins(10), move || {
         Manifest::read(&root, Names::Only(&names), 4).map_err(Failure::io("read the input"))
     })
     .await?;
@@ -58,7 +58,7 @@ pub async fn run(regions: &mut Regions, progress: &mut Progress, options: &Optio
     std::fs::create_dir_all(&work).map_err(Failure::io("make a directory to work in"))?;
     // A step on the default input takes seconds: a minute, and a tenth of a second for each file over a distance.
     let patience =
-        Duration::from_secs(60) + Duration::from_millis(100) * u32::try_from(files).unwrap_or(u32::MAX);
+        Duration::from_mins(1) + Duration::from_millis(100) * u32::try_from(files).unwrap_or(u32::MAX);
     let mut tour = Tour {
         regions,
         progress,

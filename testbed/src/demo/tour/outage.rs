@@ -21,7 +21,10 @@ const FILES_DURING_OUTAGE: usize = 24;
 /// Their size: too large for the metadata, so each needs a bucket.
 const FILE_BYTES: usize = 96 << 10;
 /// For both buckets to be equal after the lag is zero: dead objects may still be on their way out.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
+const SETTLE_PATIENCE: Duration = Duration::from_mins(1);
+
+/// A file's name and its content.
+type Written = (String, Vec<u8>);
 
 impl Tour<'_> {
     /// Each region writes something large; then the lag of both directions falls to zero.
@@ -169,11 +172,7 @@ impl Tour<'_> {
     }
 
     /// A region sees what both wrote during the outage.
-    async fn check_written(
-        &self,
-        region: Region,
-        written: &[(Region, Vec<(String, Vec<u8>)>)],
-    ) -> Result<(), Failure> {
+    async fn check_written(&self, region: Region, written: &[(Region, Vec<Written>)]) -> Result<(), Failure> {
         let written = written.to_vec();
         let mount_point = self.regions.mount_point(region);
         blocking("reading without the bucket of east", self.patience, move || {
@@ -208,7 +207,7 @@ fn write_random(path: &Path, size_bytes: usize) -> std::io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn write_files(directory: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+fn write_files(directory: &Path) -> std::io::Result<Vec<Written>> {
     std::fs::create_dir(directory)?;
     (0..FILES_DURING_OUTAGE)
         .map(|number| {

@@ -186,11 +186,7 @@ fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopp
     let mut world = World::new();
     let mut client = world.client();
     let object = write(&mut world, &mut client, "a");
-    let mut first = worker(&mut world, Side::Target, 0);
-    first.connection = {
-        world.disconnect(&first);
-        worker(&mut world, Side::Target, 1).connection
-    };
+    let mut first = worker(&mut world, Side::Target, 1);
     let synchronise = |world: &mut World, client: &Client| {
         world.inbox(client.connection).into_iter().find_map(|message| match message {
             ServerMessage::Synchronise { after } => Some(after),

@@ -48,6 +48,7 @@ fn after_a_restart_open_files_live_on_until_every_session_has_claimed_or_expired
         world.ask(&mut other, unlink(text));
     }
     world.pass(Duration::from_secs(30), &[other]);
+    world.acknowledge_all(&other);
     assert!(world.attributes(&mut other, kept).is_ok());
     assert!(world.attributes(&mut other, dropped).is_ok());
     world.resume(&mut holder, Reclaim { opens: vec![(kept, 1)], ..Reclaim::default() });

@@ -197,9 +197,10 @@ impl World {
     }
 
     fn welcome(&mut self, connection: ConnectionId) -> Welcome {
-        let messages = self.inbox(connection);
-        match messages.as_slice() {
-            [ServerMessage::Welcome(welcome)] => (**welcome).clone(),
+        let inbox = self.inboxes.entry(connection).or_default();
+        assert!(matches!(inbox.first(), Some(ServerMessage::Welcome(_))), "no welcome first but {inbox:?}");
+        match inbox.remove(0) {
+            ServerMessage::Welcome(welcome) => *welcome,
             other => panic!("no welcome but {other:?}"),
         }
     }
