@@ -121,6 +121,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
+
     use std::sync::Arc;
 
     use super::*;
@@ -149,7 +151,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_saves_up_no_more_than_a_short_burst() {
         let gate = Gate::new(1_000_000);
-        tokio::time::advance(Duration::from_secs(3600)).await;
+        tokio::time::advance(Duration::from_hours(1)).await;
         let start = Instant::now();
         for _ in 0..3 {
             gate.pass(1_000_000).await;

@@ -93,9 +93,8 @@ impl Packer {
         let list = Operation::ListInline {
             limit_bytes: PACK_BYTES,
         };
-        let extents = match self.session.request(Caller::ROOT, list).await? {
-            Reply::InlineExtents(extents) => extents,
-            _ => return Err(PackError::UnexpectedReply("ListInline")),
+        let Reply::InlineExtents(extents) = self.session.request(Caller::ROOT, list).await? else {
+            return Err(PackError::UnexpectedReply("ListInline"));
         };
         let chosen = choose(extents);
         if chosen.is_empty() {

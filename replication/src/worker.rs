@@ -57,12 +57,19 @@ pub struct Worker {
     background: JoinSet<()>,
 }
 
+/// The last order to synchronise.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Nothing,
+    Synchronise { after: Option<ObjectId> },
+}
+
 /// The handler of the worker's session.
 struct Handler {
     replicator: Replicator,
     formats: watch::Sender<Option<Arc<VolumeFormat>>>,
     /// The last `Synchronise` that was pushed and not taken up yet.
-    synchronise: watch::Sender<Option<Option<ObjectId>>>,
+    synchronise: watch::Sender<Told>,
     expired: Arc<Notify>,
     changed: Arc<Notify>,
 }
@@ -78,7 +85,7 @@ impl SessionHandler for Handler {
         self.replicator.submit(tasks);
     }
     fn synchronise(&self, after: Option<ObjectId>) {
-        self.synchronise.send_replace(Some(after));
+        self.synchronise.send_replace(Told::Synchronise { after });
     }
     fn format_changed(&self, format: &VolumeFormat) {
         self.replicator.format_changed(format);
@@ -117,7 +124,7 @@ impl Worker {
             .min(crate::replicator::QUEUE_MAX);
         let replicator = Replicator::new(buckets.clone(), replicator);
         let (expired, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (synchronise, synchronisations) = watch::channel(None);
+        let (synchronise, synchronisations) = watch::channel(Told::Nothing);
         let (formats, format_receiver) = watch::channel(None);
         let handler = Arc::new(Handler {
             replicator: replicator.clone(),
@@ -205,12 +212,12 @@ async fn reopen(session: Session, expired: Arc<Notify>) {
 /// Runs full synchronisations, one after the other.
 async fn synchronise_when_told(
     synchroniser: Synchroniser,
-    mut told: watch::Receiver<Option<Option<ObjectId>>>,
+    mut told: watch::Receiver<Told>,
     changed: Arc<Notify>,
 ) {
     while told.changed().await.is_ok() {
-        let after = *told.borrow_and_update();
-        if let Some(after) = after {
+        let order = *told.borrow_and_update();
+        if let Told::Synchronise { after } = order {
             synchroniser.run(after, &changed).await;
         }
     }

@@ -87,7 +87,11 @@ impl Shard {
             }
         }
         // A key that left not long ago comes back: it is used more often than the small queue could see.
-        let queue = if self.ghost_keys.remove(&key) { Queue::Main } else { Queue::Small };
+        let queue = if self.ghost_keys.remove(&key) {
+            Queue::Main
+        } else {
+            Queue::Small
+        };
         match queue {
             Queue::Small => {
                 self.small.push_back(key);
@@ -98,7 +102,14 @@ impl Shard {
                 self.main_bytes += cost;
             }
         }
-        self.entries.insert(key, Entry { content, frequency: 0, queue });
+        self.entries.insert(
+            key,
+            Entry {
+                content,
+                frequency: 0,
+                queue,
+            },
+        );
         change.added_bytes = cost;
         change
     }
@@ -108,8 +119,12 @@ impl Shard {
         loop {
             let small_is_full = self.small_bytes * 10 > limit_bytes * SMALL_TENTHS;
             if small_is_full || self.main.is_empty() {
-                let Some(key) = self.small.pop_front() else { return false };
-                let Some(entry) = self.entries.get_mut(&key) else { continue };
+                let Some(key) = self.small.pop_front() else {
+                    return false;
+                };
+                let Some(entry) = self.entries.get_mut(&key) else {
+                    continue;
+                };
                 let cost = entry.cost_bytes();
                 self.small_bytes -= cost;
                 if entry.frequency > 0 {
@@ -123,8 +138,12 @@ impl Shard {
                     return true;
                 }
             } else {
-                let Some(key) = self.main.pop_front() else { return false };
-                let Some(entry) = self.entries.get_mut(&key) else { continue };
+                let Some(key) = self.main.pop_front() else {
+                    return false;
+                };
+                let Some(entry) = self.entries.get_mut(&key) else {
+                    continue;
+                };
                 if entry.frequency > 0 {
                     entry.frequency -= 1;
                     self.main.push_back(key);
@@ -168,13 +187,21 @@ impl MemoryCache {
     /// An empty cache of at most `limit_bytes`, its own bookkeeping included. 0 caches nothing.
     pub fn new(limit_bytes: usize, counters: Arc<CacheCounters>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect();
-        Self { shards, shard_limit_bytes: limit_bytes / SHARDS, counters }
+        Self {
+            shards,
+            shard_limit_bytes: limit_bytes / SHARDS,
+            counters,
+        }
     }
 
     /// A block, if it is here.
     pub fn get(&self, key: &BlockKey) -> Option<Bytes> {
         let found = self.shard(key).get(key);
-        let counter = if found.is_some() { &self.counters.memory_hits } else { &self.counters.memory_misses };
+        let counter = if found.is_some() {
+            &self.counters.memory_hits
+        } else {
+            &self.counters.memory_misses
+        };
         CacheCounters::add(counter, 1);
         found
     }

@@ -8,7 +8,13 @@ use twinshore_protocol::Epoch;
 use super::*;
 
 fn key(number: u64, block: u64) -> BlockKey {
-    (ObjectId { epoch: Epoch(1), number }, block)
+    (
+        ObjectId {
+            epoch: Epoch(1),
+            number,
+        },
+        block,
+    )
 }
 
 fn block(key: BlockKey, bytes: usize) -> Bytes {

@@ -30,8 +30,14 @@ impl TieredCache {
     /// A cache of `memory_bytes`, with a level on disk if options are given.
     pub fn open(memory_bytes: usize, disk: Option<&DiskCacheOptions>) -> Result<Self, DiskCacheError> {
         let counters = Arc::new(CacheCounters::default());
-        let disk = disk.map(|options| DiskCache::open(options, counters.clone())).transpose()?;
-        Ok(Self { memory: MemoryCache::new(memory_bytes, counters.clone()), disk, counters })
+        let disk = disk
+            .map(|options| DiskCache::open(options, counters.clone()))
+            .transpose()?;
+        Ok(Self {
+            memory: MemoryCache::new(memory_bytes, counters.clone()),
+            disk,
+            counters,
+        })
     }
 
     /// What it counts.

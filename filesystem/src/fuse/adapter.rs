@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, Version, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Version, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 use tracing::{info, warn};
@@ -27,8 +28,8 @@ use twinshore_protocol::lock::{Lock, LockFamily, LockKind};
 use twinshore_protocol::{Caller, Errno, FileName, InodeNumber};
 
 use super::answers::{
-    PLAIN_PAGE_ENTRIES, PLUS_PAGE_ENTRIES, PlusPage, answer_attributes, answer_created, answer_entry, answer_page, answer_plus_page,
-    answer_usage, answer_value, open_reply_flags, plus_page,
+    PLAIN_PAGE_ENTRIES, PLUS_PAGE_ENTRIES, PlusPage, answer_attributes, answer_created, answer_entry,
+    answer_page, answer_plus_page, answer_usage, answer_value, open_reply_flags, plus_page,
 };
 use super::convert::{self, errno, inode};
 use super::freshness::{Freshness, Moment};
@@ -72,7 +73,12 @@ type Answer<T> = Result<T, Errno>;
 
 impl Adapter {
     /// `runtime` carries the work; `notifier` is the one that the `vfs` invalidates with.
-    pub fn new(vfs: Vfs, runtime: Runtime, notifier: Arc<KernelNotifier>, options: AdapterOptions) -> io::Result<Self> {
+    pub fn new(
+        vfs: Vfs,
+        runtime: Runtime,
+        notifier: Arc<KernelNotifier>,
+        options: AdapterOptions,
+    ) -> io::Result<Self> {
         Ok(Self {
             vfs,
             runtime,
@@ -90,13 +96,25 @@ impl Adapter {
 
     /// For operations where the service looks at the user only.
     fn caller(request: &Request) -> Caller {
-        Caller { user: request.uid(), group: request.gid(), groups: Vec::new() }
+        Caller {
+            user: request.uid(),
+            group: request.gid(),
+            groups: Vec::new(),
+        }
     }
 
     /// For changes: the service clears set-group-id bits and gives groups away by membership. Root is in all groups.
     fn caller_with_groups(request: &Request) -> Caller {
-        let groups = if request.uid() == 0 { None } else { supplementary_groups(request.pid()) };
-        Caller { user: request.uid(), group: request.gid(), groups: groups.unwrap_or_default() }
+        let groups = if request.uid() == 0 {
+            None
+        } else {
+            supplementary_groups(request.pid())
+        };
+        Caller {
+            user: request.uid(),
+            group: request.gid(),
+            groups: groups.unwrap_or_default(),
+        }
     }
 
     /// Does the work on the runtime and answers. `undo` gets what nobody can use any more.
@@ -143,7 +161,9 @@ impl Adapter {
     ) {
         let (notifier, max) = (self.notifier.clone(), self.time_to_live_max);
         self.spawn_plain(request, reply, work, move |reply, found| {
-            notifier.freshness().answer(since, |verdict| answer_entry(reply, verdict, parent, &found, max));
+            notifier
+                .freshness()
+                .answer(since, |verdict| answer_entry(reply, verdict, parent, &found, max));
         });
     }
 
@@ -155,7 +175,9 @@ impl Adapter {
         reply: ReplyEntry,
         work: impl Future<Output = Answer<Attributed>> + Send + 'static,
     ) {
-        self.spawn_entry(request, since, parent, reply, async move { work.await.map(Found::Entry) });
+        self.spawn_entry(request, since, parent, reply, async move {
+            work.await.map(Found::Entry)
+        });
     }
 
     fn spawn_attributes(
@@ -167,11 +189,18 @@ impl Adapter {
     ) {
         let (notifier, max) = (self.notifier.clone(), self.time_to_live_max);
         self.spawn_plain(request, reply, work, move |reply, attributed| {
-            notifier.freshness().answer(since, |verdict| answer_attributes(reply, verdict, &attributed, max));
+            notifier.freshness().answer(since, |verdict| {
+                answer_attributes(reply, verdict, &attributed, max);
+            });
         });
     }
 
-    fn spawn_empty(&self, request: &Request, reply: ReplyEmpty, work: impl Future<Output = Answer<()>> + Send + 'static) {
+    fn spawn_empty(
+        &self,
+        request: &Request,
+        reply: ReplyEmpty,
+        work: impl Future<Output = Answer<()>> + Send + 'static,
+    ) {
         self.spawn_plain(request, reply, work, |reply, ()| reply.ok());
     }
 
@@ -225,7 +254,8 @@ impl Filesystem for Adapter {
                 info!("this kernel's FUSE does not have {flag:?}");
             }
         }
-        let limits = config.set_max_write(MAX_WRITE_BYTES).is_ok() && config.set_max_background(MAX_BACKGROUND).is_ok();
+        let limits = config.set_max_write(MAX_WRITE_BYTES).is_ok()
+            && config.set_max_background(MAX_BACKGROUND).is_ok();
         if !limits {
             warn!("the limits of requests were not taken: reads and writes will be smaller");
         }
@@ -245,11 +275,15 @@ impl Filesystem for Adapter {
         let parent = inode(parent);
         let since = self.freshness().now();
         if let Some(found) = self.vfs.cached_lookup(parent, &name) {
-            self.freshness().answer(since, |verdict| answer_entry(reply, verdict, parent, &found, self.time_to_live_max));
+            self.freshness().answer(since, |verdict| {
+                answer_entry(reply, verdict, parent, &found, self.time_to_live_max);
+            });
             return;
         }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
-        self.spawn_entry(request, since, parent, reply, async move { vfs.lookup(caller, parent, name).await });
+        self.spawn_entry(request, since, parent, reply, async move {
+            vfs.lookup(caller, parent, name).await
+        });
     }
 
     fn forget(&self, _request: &Request, _node: INodeNo, _lookups: u64) {}
@@ -257,11 +291,15 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let since = self.freshness().now();
         if let Some(attributed) = self.vfs.cached_attributes(inode(node)) {
-            self.freshness().answer(since, |verdict| answer_attributes(reply, verdict, &attributed, self.time_to_live_max));
+            self.freshness().answer(since, |verdict| {
+                answer_attributes(reply, verdict, &attributed, self.time_to_live_max);
+            });
             return;
         }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
-        self.spawn_attributes(request, since, reply, async move { vfs.attributes(caller, inode(node)).await });
+        self.spawn_attributes(request, since, reply, async move {
+            vfs.attributes(caller, inode(node)).await
+        });
     }
 
     fn setattr(
@@ -292,7 +330,9 @@ impl Filesystem for Adapter {
         };
         let since = self.freshness().now();
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
-        self.spawn_attributes(request, since, reply, async move { vfs.set_attributes(caller, inode(node), changes).await });
+        self.spawn_attributes(request, since, reply, async move {
+            vfs.set_attributes(caller, inode(node), changes).await
+        });
     }
 
     fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
@@ -304,18 +344,36 @@ impl Filesystem for Adapter {
         self.spawn_plain(request, reply, work, |reply, target| reply.data(&target));
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, device: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
         let name = valid!(file_name(name), reply);
         let kind = valid!(convert::node_kind(mode).ok_or(Errno::Invalid), reply);
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
         let (mode, umask) = (convert::permissions(mode), convert::permissions(umask));
         self.spawn_made(request, since, parent, reply, async move {
-            vfs.make_node(caller, parent, name, mode, umask, kind, device).await
+            vfs.make_node(caller, parent, name, mode, umask, kind, device)
+                .await
         });
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         let name = valid!(file_name(name), reply);
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
@@ -328,13 +386,17 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
-        self.spawn_empty(request, reply, async move { vfs.unlink(caller, inode(parent), name).await });
+        self.spawn_empty(request, reply, async move {
+            vfs.unlink(caller, inode(parent), name).await
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
-        self.spawn_empty(request, reply, async move { vfs.remove_directory(caller, inode(parent), name).await });
+        self.spawn_empty(request, reply, async move {
+            vfs.remove_directory(caller, inode(parent), name).await
+        });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -342,7 +404,9 @@ impl Filesystem for Adapter {
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
-        self.spawn_made(request, since, parent, reply, async move { vfs.symbolic_link(caller, parent, name, target).await });
+        self.spawn_made(request, since, parent, reply, async move {
+            vfs.symbolic_link(caller, parent, name, target).await
+        });
     }
 
     fn rename(
@@ -359,15 +423,29 @@ impl Filesystem for Adapter {
         let mode = valid!(convert::rename_mode(flags), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         self.spawn_empty(request, reply, async move {
-            vfs.rename(caller, inode(parent), name, inode(new_parent), new_name, mode).await
+            vfs.rename(caller, inode(parent), name, inode(new_parent), new_name, mode)
+                .await
         });
     }
 
-    fn link(&self, request: &Request, node: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let name = valid!(file_name(new_name), reply);
         let since = self.freshness().now();
-        let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(new_parent));
-        self.spawn_made(request, since, parent, reply, async move { vfs.link(caller, inode(node), parent, name).await });
+        let (vfs, caller, parent) = (
+            self.vfs.clone(),
+            Self::caller_with_groups(request),
+            inode(new_parent),
+        );
+        self.spawn_made(request, since, parent, reply, async move {
+            vfs.link(caller, inode(node), parent, name).await
+        });
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
@@ -411,10 +489,15 @@ impl Filesystem for Adapter {
             request,
             Patience::Ordinary,
             reply,
-            async move { vfs.create(caller, parent, name, mode, umask, exclusive, flags).await },
+            async move {
+                vfs.create(caller, parent, name, mode, umask, exclusive, flags)
+                    .await
+            },
             move |reply, (attributed, opened)| {
                 notifier.opened(attributed.attributes.inode);
-                notifier.freshness().answer(since, |verdict| answer_created(reply, verdict, parent, &attributed, opened, max));
+                notifier.freshness().answer(since, |verdict| {
+                    answer_created(reply, verdict, parent, &attributed, opened, max);
+                });
             },
             move |(attributed, opened)| releasing.release(attributed.attributes.inode, opened.handle, None),
         );
@@ -463,7 +546,14 @@ impl Filesystem for Adapter {
         self.spawn_plain(request, reply, work, ReplyWrite::written);
     }
 
-    fn flush(&self, request: &Request, node: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let (node, owner) = (inode(node), owner.0);
         self.record_owners.flushed(handle.0, owner);
         let handle = Handle(handle.0);
@@ -473,7 +563,14 @@ impl Filesystem for Adapter {
         }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let work = async move { vfs.flush(caller, node, handle, owner).await };
-        self.spawn(request, Patience::Flush, reply, work, |reply, ()| reply.ok(), drop);
+        self.spawn(
+            request,
+            Patience::Flush,
+            reply,
+            work,
+            |reply, ()| reply.ok(),
+            drop,
+        );
     }
 
     fn release(
@@ -488,63 +585,141 @@ impl Filesystem for Adapter {
     ) {
         let node = inode(node);
         for owner in self.record_owners.released(handle.0) {
-            let lock = Lock { family: LockFamily::Record, kind: LockKind::Unlock, start: 0, end: u64::MAX, owner, process: 0 };
+            let lock = Lock {
+                family: LockFamily::Record,
+                kind: LockKind::Unlock,
+                start: 0,
+                end: u64::MAX,
+                owner,
+                process: 0,
+            };
             let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
             self.runtime.spawn(async move {
                 if let Err(error) = vfs.set_lock(caller, node, lock, false).await {
-                    info!(inode = node.0, "locks of a closed file end with the session: {error}");
+                    info!(
+                        inode = node.0,
+                        "locks of a closed file end with the session: {error}"
+                    );
                 }
             });
         }
-        self.vfs.release(node, Handle(handle.0), flock_owner.map(|owner| owner.0));
+        self.vfs
+            .release(node, Handle(handle.0), flock_owner.map(|owner| owner.0));
         self.notifier.released(node);
         reply.ok();
     }
 
-    fn fsync(&self, request: &Request, node: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let work = async move { vfs.fsync(caller, inode(node), Handle(handle.0)).await };
-        self.spawn(request, Patience::Flush, reply, work, |reply, ()| reply.ok(), drop);
+        self.spawn(
+            request,
+            Patience::Flush,
+            reply,
+            work,
+            |reply, ()| reply.ok(),
+            drop,
+        );
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.vfs.open_directory(inode(node)).0), FopenFlags::empty());
+        reply.opened(
+            FileHandle(self.vfs.open_directory(inode(node)).0),
+            FopenFlags::empty(),
+        );
     }
 
-    fn readdir(&self, request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
         let (node, handle) = (inode(node), Handle(handle.0));
-        if let Some(page) = self.vfs.cached_list(node, handle, offset, PLAIN_PAGE_ENTRIES, false) {
+        if let Some(page) = self
+            .vfs
+            .cached_list(node, handle, offset, PLAIN_PAGE_ENTRIES, false)
+        {
             return answer_page(reply, node, offset, &page);
         }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
-        let work = async move { vfs.list(caller, node, handle, offset, PLAIN_PAGE_ENTRIES, false).await };
-        self.spawn_plain(request, reply, work, move |reply, page| answer_page(reply, node, offset, &page));
-    }
-
-    fn readdirplus(&self, request: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let (node, handle) = (inode(node), Handle(handle.0));
-        let (since, max) = (self.freshness().now(), self.time_to_live_max);
-        let itself = self.vfs.cached_attributes(node);
-        let page = self.vfs.cached_list(node, handle, offset, PLUS_PAGE_ENTRIES, true);
-        if let (Some(directory), Some(page)) = (itself, page)
-            && page.entries.iter().all(|entry| entry.attributes.is_some())
-        {
-            let page = PlusPage { directory, entries: page.entries };
-            self.freshness().answer(since, |verdict| answer_plus_page(reply, verdict, node, offset, &page, max));
-            return;
-        }
-        let (notifier, vfs, caller) = (self.notifier.clone(), self.vfs.clone(), Self::caller(request));
-        self.spawn_plain(request, reply, plus_page(vfs, caller, node, handle, offset), move |reply, page| {
-            notifier.freshness().answer(since, |verdict| answer_plus_page(reply, verdict, node, offset, &page, max));
+        let work = async move {
+            vfs.list(caller, node, handle, offset, PLAIN_PAGE_ENTRIES, false)
+                .await
+        };
+        self.spawn_plain(request, reply, work, move |reply, page| {
+            answer_page(reply, node, offset, &page);
         });
     }
 
-    fn releasedir(&self, _request: &Request, _node: INodeNo, handle: FileHandle, _flags: fuser::OpenFlags, reply: ReplyEmpty) {
+    fn readdirplus(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let (node, handle) = (inode(node), Handle(handle.0));
+        let (since, max) = (self.freshness().now(), self.time_to_live_max);
+        let itself = self.vfs.cached_attributes(node);
+        let page = self
+            .vfs
+            .cached_list(node, handle, offset, PLUS_PAGE_ENTRIES, true);
+        if let (Some(directory), Some(page)) = (itself, page)
+            && page.entries.iter().all(|entry| entry.attributes.is_some())
+        {
+            let page = PlusPage {
+                directory,
+                entries: page.entries,
+            };
+            self.freshness().answer(since, |verdict| {
+                answer_plus_page(reply, verdict, node, offset, &page, max);
+            });
+            return;
+        }
+        let (notifier, vfs, caller) = (self.notifier.clone(), self.vfs.clone(), Self::caller(request));
+        self.spawn_plain(
+            request,
+            reply,
+            plus_page(vfs, caller, node, handle, offset),
+            move |reply, page| {
+                notifier.freshness().answer(since, |verdict| {
+                    answer_plus_page(reply, verdict, node, offset, &page, max);
+                });
+            },
+        );
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: fuser::OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.vfs.release_directory(Handle(handle.0));
         reply.ok();
     }
 
-    fn fsyncdir(&self, request: &Request, node: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let node = inode(node);
         let work = async move {
@@ -554,7 +729,14 @@ impl Filesystem for Adapter {
             }
             vfs.fsync_directory(caller, node).await
         };
-        self.spawn(request, Patience::Flush, reply, work, |reply, ()| reply.ok(), drop);
+        self.spawn(
+            request,
+            Patience::Flush,
+            reply,
+            work,
+            |reply, ()| reply.ok(),
+            drop,
+        );
     }
 
     fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
@@ -574,10 +756,14 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let mode = valid!(convert::set_mode(flags), reply);
-        let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+        let (name, value) = (
+            Bytes::copy_from_slice(name.as_bytes()),
+            Bytes::copy_from_slice(value),
+        );
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         self.spawn_empty(request, reply, async move {
-            vfs.set_extended_attribute(caller, inode(node), name, value, mode).await
+            vfs.set_extended_attribute(caller, inode(node), name, value, mode)
+                .await
         });
     }
 
@@ -588,9 +774,15 @@ impl Filesystem for Adapter {
             let value = valid!(result, reply);
             return answer_value(reply, &value, size);
         }
-        let (vfs, caller, name) = (self.vfs.clone(), Self::caller(request), Bytes::copy_from_slice(name.as_bytes()));
+        let (vfs, caller, name) = (
+            self.vfs.clone(),
+            Self::caller(request),
+            Bytes::copy_from_slice(name.as_bytes()),
+        );
         let work = async move { vfs.extended_attribute(caller, node, name).await };
-        self.spawn_plain(request, reply, work, move |reply, value| answer_value(reply, &value, size));
+        self.spawn_plain(request, reply, work, move |reply, value| {
+            answer_value(reply, &value, size);
+        });
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -609,7 +801,9 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         let name = Bytes::copy_from_slice(name.as_bytes());
-        self.spawn_empty(request, reply, async move { vfs.remove_extended_attribute(caller, inode(node), name).await });
+        self.spawn_empty(request, reply, async move {
+            vfs.remove_extended_attribute(caller, inode(node), name).await
+        });
     }
 
     fn access(&self, _request: &Request, _node: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -631,12 +825,24 @@ impl Filesystem for Adapter {
     ) {
         let kind = valid!(convert::lock_kind(kind), reply);
         let family = family(request, handle, owner);
-        let lock = Lock { family, kind, start, end: convert::lock_end(end), owner: owner.0, process };
+        let lock = Lock {
+            family,
+            kind,
+            start,
+            end: convert::lock_end(end),
+            owner: owner.0,
+            process,
+        };
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let work = async move { vfs.get_lock(caller, inode(node), lock).await };
         self.spawn_plain(request, reply, work, move |reply, found| match found {
             Some(found) => {
-                reply.locked(found.start, convert::kernel_lock_end(found.end), convert::lock_type(found.kind), found.process);
+                reply.locked(
+                    found.start,
+                    convert::kernel_lock_end(found.end),
+                    convert::lock_type(found.kind),
+                    found.process,
+                );
             }
             None => reply.locked(start, end, convert::lock_type(LockKind::Unlock), 0),
         });
@@ -657,7 +863,14 @@ impl Filesystem for Adapter {
     ) {
         let kind = valid!(convert::lock_kind(kind), reply);
         let family = family(request, handle, owner);
-        let lock = Lock { family, kind, start, end: convert::lock_end(end), owner: owner.0, process };
+        let lock = Lock {
+            family,
+            kind,
+            start,
+            end: convert::lock_end(end),
+            owner: owner.0,
+            process,
+        };
         if family == LockFamily::Record && kind != LockKind::Unlock {
             self.record_owners.remember(handle.0, owner.0);
         }
@@ -676,9 +889,15 @@ impl Filesystem for Adapter {
                 (Some(reply), Err(error)) => reply.refuse(errno(error)),
                 // The program was told that it has no lock.
                 (None, Ok(())) if kind != LockKind::Unlock => {
-                    let unlock = Lock { kind: LockKind::Unlock, ..lock };
+                    let unlock = Lock {
+                        kind: LockKind::Unlock,
+                        ..lock
+                    };
                     if let Err(error) = vfs.set_lock(caller, inode(node), unlock, false).await {
-                        info!(inode = node.0, "a lock that came too late ends with its file: {error}");
+                        info!(
+                            inode = node.0,
+                            "a lock that came too late ends with its file: {error}"
+                        );
                     }
                 }
                 (None, _) => {}
@@ -726,12 +945,24 @@ impl Filesystem for Adapter {
     ) {
         let mode = valid!(convert::allocate_mode(mode), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
-        self.spawn_empty(request, reply, async move { vfs.allocate(caller, inode(node), offset, length, mode).await });
+        self.spawn_empty(request, reply, async move {
+            vfs.allocate(caller, inode(node), offset, length, mode).await
+        });
     }
 
-    fn lseek(&self, request: &Request, node: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let target = valid!(convert::seek_target(whence), reply);
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(fuser::Errno::ENXIO) };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(fuser::Errno::ENXIO);
+        };
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let ticket = self.requests.enter(reply, request.pid(), Patience::Ordinary);
         self.runtime.spawn(async move {
@@ -763,10 +994,25 @@ impl Filesystem for Adapter {
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let length = length.min(convert::COPY_BYTES_MAX);
         let work = async move {
-            vfs.copy_range(caller, inode(source), source_offset, inode(destination), destination_offset, length).await
+            vfs.copy_range(
+                caller,
+                inode(source),
+                source_offset,
+                inode(destination),
+                destination_offset,
+                length,
+            )
+            .await
         };
-        self.spawn(request, Patience::Flush, reply, work, |reply, copied| {
-            reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
-        }, drop);
+        self.spawn(
+            request,
+            Patience::Flush,
+            reply,
+            work,
+            |reply, copied| {
+                reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
+            },
+            drop,
+        );
     }
 }

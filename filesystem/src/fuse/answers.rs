@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyStatfs, ReplyXattr,
+    FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEntry, ReplyStatfs, ReplyXattr,
 };
 use twinshore_protocol::{Caller, Errno, InodeNumber};
 
@@ -27,16 +28,34 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 const GENERATION: Generation = Generation(0);
 
 pub(super) fn open_reply_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    if opened.keep_cache {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
+    }
 }
 
-pub(super) fn answer_entry(reply: ReplyEntry, verdict: &Verdict<'_>, parent: InodeNumber, found: &Found, max: Duration) {
+pub(super) fn answer_entry(
+    reply: ReplyEntry,
+    verdict: &Verdict<'_>,
+    parent: InodeNumber,
+    found: &Found,
+    max: Duration,
+) {
     match found {
-        Found::Entry(Attributed { attributes, time_to_live }) => {
+        Found::Entry(Attributed {
+            attributes,
+            time_to_live,
+        }) => {
             let offered = (*time_to_live).min(max);
             let attributes_live = verdict.time_to_live(offered, &[attributes.inode]);
             let entry_lives = verdict.time_to_live(offered, &[parent, attributes.inode]);
-            reply.entry_with_ttls(&attributes_live, &entry_lives, &convert::attributes(attributes), GENERATION);
+            reply.entry_with_ttls(
+                &attributes_live,
+                &entry_lives,
+                &convert::attributes(attributes),
+                GENERATION,
+            );
         }
         Found::Absent(time_to_live) => {
             let lives = verdict.time_to_live((*time_to_live).min(max), &[parent]);
@@ -49,7 +68,12 @@ pub(super) fn answer_entry(reply: ReplyEntry, verdict: &Verdict<'_>, parent: Ino
     }
 }
 
-pub(super) fn answer_attributes(reply: ReplyAttr, verdict: &Verdict<'_>, attributed: &Attributed, max: Duration) {
+pub(super) fn answer_attributes(
+    reply: ReplyAttr,
+    verdict: &Verdict<'_>,
+    attributed: &Attributed,
+    max: Duration,
+) {
     let lives = verdict.time_to_live(attributed.time_to_live.min(max), &[attributed.attributes.inode]);
     reply.attr(&lives, &convert::attributes(&attributed.attributes));
 }
@@ -63,10 +87,19 @@ pub(super) fn answer_created(
     opened: Opened,
     max: Duration,
 ) {
-    let Attributed { attributes, time_to_live } = attributed;
+    let Attributed {
+        attributes,
+        time_to_live,
+    } = attributed;
     let lives = verdict.time_to_live((*time_to_live).min(max), &[parent, attributes.inode]);
     let flags = open_reply_flags(opened);
-    reply.created(&lives, &convert::attributes(attributes), GENERATION, FileHandle(opened.handle.0), flags);
+    reply.created(
+        &lives,
+        &convert::attributes(attributes),
+        GENERATION,
+        FileHandle(opened.handle.0),
+        flags,
+    );
 }
 
 /// `getxattr` and `listxattr`: size 0 asks for the size.
@@ -80,8 +113,12 @@ pub(super) fn answer_value(reply: ReplyXattr, value: &[u8], size: u32) {
 
 pub(super) fn answer_usage(reply: ReplyStatfs, usage: &Usage) {
     let block = u64::from(STATFS_BLOCK_BYTES);
-    let free_bytes = usage.limit_bytes.map_or(FREE_BYTES_WITHOUT_LIMIT, |limit| limit.saturating_sub(usage.used_bytes));
-    let free_inodes = usage.limit_inodes.map_or(FREE_INODES_WITHOUT_LIMIT, |limit| limit.saturating_sub(usage.used_inodes));
+    let free_bytes = usage.limit_bytes.map_or(FREE_BYTES_WITHOUT_LIMIT, |limit| {
+        limit.saturating_sub(usage.used_bytes)
+    });
+    let free_inodes = usage.limit_inodes.map_or(FREE_INODES_WITHOUT_LIMIT, |limit| {
+        limit.saturating_sub(usage.used_inodes)
+    });
     let free = free_bytes / block;
     let name_max = u32::try_from(twinshore_protocol::name::NAME_MAX_BYTES).unwrap_or(u32::MAX);
     reply.statfs(
@@ -96,7 +133,12 @@ pub(super) fn answer_usage(reply: ReplyStatfs, usage: &Usage) {
     );
 }
 
-pub(super) fn answer_page(mut reply: ReplyDirectory, directory: InodeNumber, offset: u64, page: &DirectoryPage) {
+pub(super) fn answer_page(
+    mut reply: ReplyDirectory,
+    directory: InodeNumber,
+    offset: u64,
+    page: &DirectoryPage,
+) {
     let mut used = 0;
     for (cookie, name) in [(1, "."), (2, "..")] {
         if offset < cookie {
@@ -106,7 +148,12 @@ pub(super) fn answer_page(mut reply: ReplyDirectory, directory: InodeNumber, off
         }
     }
     fill(&page.entries, used, PLAIN_HEADER_BYTES, |entry| {
-        reply.add(node(entry.inode), entry.cookie, convert::kind(entry.kind), OsStr::from_bytes(entry.name.as_bytes()))
+        reply.add(
+            node(entry.inode),
+            entry.cookie,
+            convert::kind(entry.kind),
+            OsStr::from_bytes(entry.name.as_bytes()),
+        )
     });
     reply.ok();
 }
@@ -132,24 +179,48 @@ pub(super) fn answer_plus_page(
         if offset < cookie {
             // The kernel takes neither attributes nor names of these two into its caches.
             let attributes = convert::attributes(&page.directory.attributes);
-            let _ = reply.add(node(directory), cookie, name, &Duration::ZERO, &attributes, GENERATION);
+            let _ = reply.add(
+                node(directory),
+                cookie,
+                name,
+                &Duration::ZERO,
+                &attributes,
+                GENERATION,
+            );
             used += 160;
         }
     }
     fill(&page.entries, used, PLUS_HEADER_BYTES, |entry| {
         // An entry without attributes cannot be told of: the buffer ends before it, and the next one begins with it.
-        let Some(attributed) = &entry.attributes else { return true };
+        let Some(attributed) = &entry.attributes else {
+            return true;
+        };
         let lives = verdict.time_to_live(attributed.time_to_live.min(max), &[directory, entry.inode]);
         let name = OsStr::from_bytes(entry.name.as_bytes());
-        reply.add(node(entry.inode), entry.cookie, name, &lives, &convert::attributes(&attributed.attributes), GENERATION)
+        reply.add(
+            node(entry.inode),
+            entry.cookie,
+            name,
+            &lives,
+            &convert::attributes(&attributed.attributes),
+            GENERATION,
+        )
     });
     reply.ok();
 }
 
 /// A page in which each entry has attributes: where the listing did not bring them, they are asked for.
-pub(super) async fn plus_page(vfs: Vfs, caller: Caller, directory: InodeNumber, handle: Handle, offset: u64) -> Result<PlusPage, Errno> {
+pub(super) async fn plus_page(
+    vfs: Vfs,
+    caller: Caller,
+    directory: InodeNumber,
+    handle: Handle,
+    offset: u64,
+) -> Result<PlusPage, Errno> {
     let itself = vfs.attributes(caller.clone(), directory).await?;
-    let page = vfs.list(caller.clone(), directory, handle, offset, PLUS_PAGE_ENTRIES, true).await?;
+    let page = vfs
+        .list(caller.clone(), directory, handle, offset, PLUS_PAGE_ENTRIES, true)
+        .await?;
     let mut entries = Vec::with_capacity(page.entries.len());
     for mut entry in page.entries {
         if entry.attributes.is_none() {
@@ -162,6 +233,8 @@ pub(super) async fn plus_page(vfs: Vfs, caller: Caller, directory: InodeNumber, 
         }
         entries.push(entry);
     }
-    Ok(PlusPage { directory: itself, entries })
+    Ok(PlusPage {
+        directory: itself,
+        entries,
+    })
 }
-

@@ -90,8 +90,13 @@ pub fn permissions(mode: u32) -> u16 {
 /// A time as fuser wants it, which writes times before 1970 correctly.
 pub fn system_time(time: Timestamp) -> SystemTime {
     let whole = Duration::from_secs(time.seconds.unsigned_abs());
-    let base = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    base.and_then(|base| base.checked_add(Duration::from_nanos(u64::from(time.nanoseconds)))).unwrap_or(UNIX_EPOCH)
+    let base = if time.seconds < 0 {
+        UNIX_EPOCH.checked_sub(whole)
+    } else {
+        UNIX_EPOCH.checked_add(whole)
+    };
+    base.and_then(|base| base.checked_add(Duration::from_nanos(u64::from(time.nanoseconds))))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// A time as fuser gives it.
@@ -104,7 +109,10 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds);
-            Timestamp { seconds, nanoseconds: before.subsec_nanos() }
+            Timestamp {
+                seconds,
+                nanoseconds: before.subsec_nanos(),
+            }
         }
     }
 }

@@ -17,10 +17,13 @@ fn as_fuser_reads(seconds: i64, nanoseconds: u32) -> SystemTime {
 fn as_fuser_writes(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (after.as_secs().cast_signed(), after.subsec_nanos()),
-        Err(before) if before.duration().subsec_nanos() == 0 => (-before.duration().as_secs().cast_signed(), 0),
-        Err(before) => {
-            (-before.duration().as_secs().cast_signed() - 1, 1_000_000_000 - before.duration().subsec_nanos())
+        Err(before) if before.duration().subsec_nanos() == 0 => {
+            (-before.duration().as_secs().cast_signed(), 0)
         }
+        Err(before) => (
+            -before.duration().as_secs().cast_signed() - 1,
+            1_000_000_000 - before.duration().subsec_nanos(),
+        ),
     }
 }
 
@@ -38,7 +41,10 @@ proptest! {
 #[test]
 fn times_at_the_ends_of_what_can_be_said_do_not_panic() {
     for seconds in [i64::MIN, i64::MIN + 1, i64::MAX] {
-        let _ = system_time(Timestamp { seconds, nanoseconds: 999_999_999 });
+        let _ = system_time(Timestamp {
+            seconds,
+            nanoseconds: 999_999_999,
+        });
     }
 }
 
@@ -85,10 +91,19 @@ fn flags_of_open_rename_and_setxattr_are_understood() {
     assert!(flags.write && flags.append && flags.truncate && flags.direct && flags.synchronous);
     assert!(is_exclusive(0o300) && !is_exclusive(0o100));
     assert_eq!(rename_mode(RenameFlags::empty()), Ok(RenameMode::Replace));
-    assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE), Ok(RenameMode::Exchange));
+    assert_eq!(
+        rename_mode(RenameFlags::RENAME_EXCHANGE),
+        Ok(RenameMode::Exchange)
+    );
     assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), Err(Errno::Invalid));
-    assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE), Err(Errno::Invalid));
-    assert_eq!((set_mode(0), set_mode(1), set_mode(2)), (Ok(SetMode::Any), Ok(SetMode::Create), Ok(SetMode::Replace)));
+    assert_eq!(
+        rename_mode(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE),
+        Err(Errno::Invalid)
+    );
+    assert_eq!(
+        (set_mode(0), set_mode(1), set_mode(2)),
+        (Ok(SetMode::Any), Ok(SetMode::Create), Ok(SetMode::Replace))
+    );
     assert_eq!(set_mode(3), Err(Errno::Invalid));
 }
 

@@ -58,7 +58,12 @@ impl Verdict<'_> {
             return Duration::ZERO;
         }
         let skipped = usize::try_from(self.since.0 - self.recent.forgotten).unwrap_or(usize::MAX);
-        let stale = self.recent.notes.iter().skip(skipped).any(|inode| concerned.contains(inode));
+        let stale = self
+            .recent
+            .notes
+            .iter()
+            .skip(skipped)
+            .any(|inode| concerned.contains(inode));
         if stale { Duration::ZERO } else { offered }
     }
 }
@@ -72,7 +77,10 @@ impl Freshness {
     /// Writes an answer that was made since a moment.
     pub fn answer<T>(&self, since: Moment, write: impl FnOnce(&Verdict<'_>) -> T) -> T {
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
-        write(&Verdict { recent: &recent, since })
+        write(&Verdict {
+            recent: &recent,
+            since,
+        })
     }
 
     /// Notes what is invalidated, before the kernel is told.

@@ -7,7 +7,9 @@ use super::*;
 const OFFERED: Duration = Duration::from_secs(9);
 
 fn lives(freshness: &Freshness, since: Moment, concerned: u64) -> Duration {
-    freshness.answer(since, |verdict| verdict.time_to_live(OFFERED, &[InodeNumber(concerned)]))
+    freshness.answer(since, |verdict| {
+        verdict.time_to_live(OFFERED, &[InodeNumber(concerned)])
+    })
 }
 
 fn attributes(inode: u64) -> Invalidation {
@@ -19,7 +21,10 @@ fn only_answers_that_an_invalidation_has_overtaken_are_not_kept() {
     let freshness = Freshness::default();
     let before = freshness.now();
     assert_eq!(lives(&freshness, before, 5), OFFERED);
-    freshness.note(&[attributes(5), Invalidation::Entry(InodeNumber(6), FileName::new(*b"a").unwrap())]);
+    freshness.note(&[
+        attributes(5),
+        Invalidation::Entry(InodeNumber(6), FileName::new(*b"a").unwrap()),
+    ]);
     assert_eq!(lives(&freshness, before, 5), Duration::ZERO);
     assert_eq!(lives(&freshness, before, 6), Duration::ZERO);
     assert_eq!(lives(&freshness, before, 7), OFFERED);

@@ -22,7 +22,11 @@ fn list_all(entries: &[ListedEntry], buffer_bytes: usize, header_bytes: usize) -
     let mut listed = Vec::new();
     let mut offset = 0;
     loop {
-        let rest: Vec<_> = entries.iter().filter(|entry| entry.cookie > offset).cloned().collect();
+        let rest: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.cookie > offset)
+            .cloned()
+            .collect();
         let mut free = buffer_bytes;
         let taken = fill(&rest, 0, header_bytes, |entry| {
             let size = (header_bytes + entry.name.as_bytes().len()).next_multiple_of(8);

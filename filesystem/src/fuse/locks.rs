@@ -45,8 +45,13 @@ pub fn family(request: &Request, handle: FileHandle, owner: LockOwner) -> LockFa
     // buffer outlives this call, in which the request is borrowed, and nothing writes to it meanwhile. What is read is checked below.
     #[allow(unsafe_code)]
     let raw = unsafe { request.cast::<LockRequest>().read_unaligned() };
-    let is_what_fuser_parsed = raw.length as usize >= size_of::<LockRequest>() && raw.handle == handle.0 && raw.owner == owner.0;
-    if is_what_fuser_parsed && raw.flags & LK_FLOCK != 0 { LockFamily::Flock } else { LockFamily::Record }
+    let is_what_fuser_parsed =
+        raw.length as usize >= size_of::<LockRequest>() && raw.handle == handle.0 && raw.owner == owner.0;
+    if is_what_fuser_parsed && raw.flags & LK_FLOCK != 0 {
+        LockFamily::Flock
+    } else {
+        LockFamily::Record
+    }
 }
 
 /// Who took record locks through which open file.

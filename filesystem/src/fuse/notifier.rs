@@ -58,18 +58,23 @@ pub struct Device {
 impl Device {
     /// `device` is a copy of the session's descriptor, for what fuser cannot send.
     pub fn new(notifier: fuser::Notifier, device: OwnedFd) -> Self {
-        Self { notifier, device: File::from(device) }
+        Self {
+            notifier,
+            device: File::from(device),
+        }
     }
 }
 
 impl Kernel for Device {
     fn inval_inode(&self, inode: InodeNumber, content: bool) -> std::io::Result<()> {
         // A negative offset drops the attributes and leaves the pages; a length of 0 is "to the end".
-        self.notifier.inval_inode(node(inode), if content { 0 } else { -1 }, 0)
+        self.notifier
+            .inval_inode(node(inode), if content { 0 } else { -1 }, 0)
     }
 
     fn inval_entry(&self, parent: InodeNumber, name: &[u8]) -> std::io::Result<()> {
-        self.notifier.inval_entry(node(parent), std::ffi::OsStr::from_bytes(name))
+        self.notifier
+            .inval_entry(node(parent), std::ffi::OsStr::from_bytes(name))
     }
 
     fn inval_all_entries(&self) -> std::io::Result<()> {
@@ -135,7 +140,10 @@ struct Shared {
 
 impl Shared {
     fn lane(&self, number: usize) -> MutexGuard<'_, Lane> {
-        self.lanes[number].0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes[number]
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kernel(&self) -> Option<Arc<dyn Kernel>> {
@@ -172,7 +180,10 @@ impl Shared {
                 if lane.stopped {
                     return;
                 }
-                lane = self.lanes[number].1.wait(lane).unwrap_or_else(PoisonError::into_inner);
+                lane = self.lanes[number]
+                    .1
+                    .wait(lane)
+                    .unwrap_or_else(PoisonError::into_inner);
             };
             if let Work::Item(item) = &work {
                 // From here on the same item has to be sent again: what it is about may change while this one is sent.
@@ -190,9 +201,9 @@ impl Shared {
             Work::Item(Invalidation::Content(inode)) => kernel.inval_inode(inode, true),
             Work::Item(Invalidation::Entry(parent, name)) => kernel.inval_entry(parent, name.as_bytes()),
             // The names in it are not known here; dropping all costs microseconds, and they are looked up again from our caches.
-            Work::Item(Invalidation::Everything(inode)) => {
-                kernel.inval_inode(inode, true).and_then(|()| kernel.inval_all_entries())
-            }
+            Work::Item(Invalidation::Everything(inode)) => kernel
+                .inval_inode(inode, true)
+                .and_then(|()| kernel.inval_all_entries()),
             Work::AllEntries => kernel.inval_all_entries(),
             // The last mark of a batch runs its `done`.
             Work::Mark(batch) => return drop(batch),
@@ -212,8 +223,13 @@ impl Shared {
     fn drop_everything(&self) {
         self.freshness.note_everything();
         self.push(0, vec![Work::AllEntries]);
-        let open: Vec<InodeNumber> =
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let open: Vec<InodeNumber> = self
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .copied()
+            .collect();
         for inode in open {
             self.push(lane_of(inode), vec![Work::Item(Invalidation::Content(inode))]);
         }
@@ -247,7 +263,10 @@ impl KernelNotifier {
             let thread = std::thread::Builder::new().name(format!("fuse-notifier-{number}"));
             threads.push(thread.spawn(move || shared.run(number))?);
         }
-        Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self {
+            shared,
+            threads: Mutex::new(threads),
+        }))
     }
 
     /// From now on there is a kernel to tell; with `None` there is none any more.
@@ -262,7 +281,13 @@ impl KernelNotifier {
 
     /// The kernel has an open file: its pages must be dropped when everything is.
     pub fn opened(&self, inode: InodeNumber) {
-        *self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).entry(inode).or_insert(0) += 1;
+        *self
+            .shared
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(inode)
+            .or_insert(0) += 1;
     }
 
     /// The kernel has closed it.
@@ -278,7 +303,10 @@ impl KernelNotifier {
 
     /// Notifications sent, and those that the kernel refused.
     pub fn totals(&self) -> (u64, u64) {
-        (self.shared.sent.load(Ordering::Relaxed), self.shared.failed.load(Ordering::Relaxed))
+        (
+            self.shared.sent.load(Ordering::Relaxed),
+            self.shared.failed.load(Ordering::Relaxed),
+        )
     }
 
     /// Ends the threads. What still waits counts as done: the mount is gone.
@@ -288,7 +316,12 @@ impl KernelNotifier {
             self.shared.lane(number).stopped = true;
             self.shared.lanes[number].1.notify_all();
         }
-        let threads: Vec<_> = self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        let threads: Vec<_> = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect();
         for thread in threads {
             if thread.join().is_err() {
                 warn!("a notifier thread had panicked");
@@ -318,13 +351,11 @@ impl KernelInvalidator for KernelNotifier {
         }
         if overflow {
             // Marks stay in the queue: their batches are done when all is dropped.
-            for number in 0..LANES {
+            for (number, work) in lanes.iter_mut().enumerate() {
                 let mut lane = self.shared.lane(number);
                 lane.queue.retain(|work| matches!(work, Work::Mark(_)));
                 lane.waiting.clear();
-                let marks: Vec<Work> = lane.queue.drain(..).collect();
-                drop(lane);
-                lanes[number] = marks;
+                *work = lane.queue.drain(..).collect();
             }
             self.shared.drop_everything();
         }

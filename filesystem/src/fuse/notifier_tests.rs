@@ -46,7 +46,11 @@ impl Recorder {
 
 impl Kernel for Recorder {
     fn inval_inode(&self, inode: InodeNumber, content: bool) -> std::io::Result<()> {
-        self.record(if content { Sent::Content(inode.0) } else { Sent::Attributes(inode.0) });
+        self.record(if content {
+            Sent::Content(inode.0)
+        } else {
+            Sent::Attributes(inode.0)
+        });
         Ok(())
     }
 
@@ -80,7 +84,7 @@ fn invalidate(notifier: &KernelNotifier, items: Vec<Invalidation>) -> Receiver<(
     receiver
 }
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 #[test]
 fn done_runs_only_after_the_kernel_was_told_everything() {
@@ -100,7 +104,10 @@ fn done_runs_only_after_the_kernel_was_told_everything() {
     done.recv_timeout(LONG).unwrap();
     let sent = recorder.sent();
     assert_eq!(sent.len(), 3);
-    let of_four: Vec<_> = sent.into_iter().filter(|sent| *sent != Sent::Content(5)).collect();
+    let of_four: Vec<_> = sent
+        .into_iter()
+        .filter(|sent| *sent != Sent::Content(5))
+        .collect();
     assert_eq!(of_four, [Sent::Attributes(4), Sent::Entry(4, b"name".to_vec())]);
 }
 
@@ -109,15 +116,20 @@ fn a_stuck_inode_does_not_hold_others_back_and_a_waiting_item_is_sent_once() {
     let (notifier, recorder, entered) = start(false);
     let stuck = invalidate(&notifier, vec![Invalidation::Content(InodeNumber(4))]);
     entered.recv_timeout(LONG).unwrap();
-    let again: Vec<_> =
-        (0..10).map(|_| invalidate(&notifier, vec![Invalidation::Attributes(InodeNumber(4))])).collect();
+    let again: Vec<_> = (0..10)
+        .map(|_| invalidate(&notifier, vec![Invalidation::Attributes(InodeNumber(4))]))
+        .collect();
     let other = invalidate(&notifier, vec![Invalidation::Content(InodeNumber(5))]);
     entered.recv_timeout(LONG).unwrap();
     recorder.open();
     for done in [stuck, other].into_iter().chain(again) {
         done.recv_timeout(LONG).unwrap();
     }
-    let repeated = recorder.sent().into_iter().filter(|sent| *sent == Sent::Attributes(4)).count();
+    let repeated = recorder
+        .sent()
+        .into_iter()
+        .filter(|sent| *sent == Sent::Attributes(4))
+        .count();
     assert_eq!(repeated, 1);
 }
 
@@ -139,7 +151,11 @@ fn too_many_items_become_one_drop_of_everything_and_all_are_done() {
     notifier.opened(InodeNumber(9));
     let mut done = vec![invalidate(&notifier, vec![Invalidation::Content(InodeNumber(4))])];
     entered.recv_timeout(LONG).unwrap();
-    let many = |from: u64| (from..from + 60_000).map(|number| Invalidation::Attributes(InodeNumber(number * 4))).collect();
+    let many = |from: u64| {
+        (from..from + 60_000)
+            .map(|number| Invalidation::Attributes(InodeNumber(number * 4)))
+            .collect()
+    };
     done.push(invalidate(&notifier, many(10)));
     done.push(invalidate(&notifier, many(100_000)));
     recorder.open();
@@ -164,16 +180,24 @@ fn everything_is_dropped_for_files_that_are_open_and_not_for_closed_ones() {
     notifier.drop_everything();
     // A later item of each lane comes after what was queued there.
     for inode in 20..24 {
-        invalidate(&notifier, vec![Invalidation::Attributes(InodeNumber(inode))]).recv_timeout(LONG).unwrap();
+        invalidate(&notifier, vec![Invalidation::Attributes(InodeNumber(inode))])
+            .recv_timeout(LONG)
+            .unwrap();
     }
     let sent = recorder.sent();
-    assert!(sent.contains(&Sent::AllEntries) && sent.contains(&Sent::Content(7)) && !sent.contains(&Sent::Content(8)));
+    assert!(
+        sent.contains(&Sent::AllEntries)
+            && sent.contains(&Sent::Content(7))
+            && !sent.contains(&Sent::Content(8))
+    );
 }
 
 #[test]
 fn without_a_kernel_and_after_the_end_items_are_done_at_once() {
     let notifier = KernelNotifier::start().unwrap();
-    invalidate(&notifier, vec![Invalidation::Content(InodeNumber(1))]).recv_timeout(LONG).unwrap();
+    invalidate(&notifier, vec![Invalidation::Content(InodeNumber(1))])
+        .recv_timeout(LONG)
+        .unwrap();
     notifier.stop();
     let done = invalidate(&notifier, vec![Invalidation::Content(InodeNumber(1))]);
     assert_ne!(done.recv_timeout(LONG), Err(RecvTimeoutError::Timeout));

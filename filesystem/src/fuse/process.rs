@@ -34,20 +34,33 @@ fn status(thread: u32) -> Option<String> {
         return None;
     }
     // The name of the process (the first line) may be any bytes.
-    fs::read(format!("/proc/{thread}/status")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    fs::read(format!("/proc/{thread}/status"))
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     // The first line is the name of the process, which may look like anything: it is skipped.
-    status.lines().skip(1).find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    status
+        .lines()
+        .skip(1)
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
 }
 
 fn parse_groups(status: &str) -> Option<Vec<u32>> {
-    field(status, "Groups")?.split_ascii_whitespace().map(|group| group.parse().ok()).collect()
+    field(status, "Groups")?
+        .split_ascii_whitespace()
+        .map(|group| group.parse().ok())
+        .collect()
 }
 
 fn parse_signals(status: &str) -> Signals {
-    let set = |name| field(status, name).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    let set = |name| {
+        field(status, name)
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .unwrap_or(0)
+    };
     let pending = set("SigPnd") | set("ShdPnd");
     if pending & SIGKILL_BIT != 0 {
         Signals::Killed
@@ -77,9 +90,18 @@ mod tests {
     #[test]
     fn a_signal_counts_unless_it_is_blocked_or_ignored() {
         assert_eq!(parse_signals(STATUS), Signals::Interrupted);
-        assert_eq!(parse_signals(&STATUS.replace("SigBlk:\t0000000000000000", "SigBlk:\t0000000000000002")), Signals::None);
-        assert_eq!(parse_signals(&STATUS.replace("SigIgn:\t0000000000001000", "SigIgn:\t0000000000000002")), Signals::None);
-        assert_eq!(parse_signals(&STATUS.replace("ShdPnd:\t0000000000000002", "ShdPnd:\t0000000000000100")), Signals::Killed);
+        assert_eq!(
+            parse_signals(&STATUS.replace("SigBlk:\t0000000000000000", "SigBlk:\t0000000000000002")),
+            Signals::None
+        );
+        assert_eq!(
+            parse_signals(&STATUS.replace("SigIgn:\t0000000000001000", "SigIgn:\t0000000000000002")),
+            Signals::None
+        );
+        assert_eq!(
+            parse_signals(&STATUS.replace("ShdPnd:\t0000000000000002", "ShdPnd:\t0000000000000100")),
+            Signals::Killed
+        );
     }
 
     #[test]

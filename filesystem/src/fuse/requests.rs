@@ -51,7 +51,7 @@ impl Patience {
     const fn deadline(self) -> Option<Duration> {
         match self {
             Self::Ordinary => Some(Duration::from_secs(150)),
-            Self::Flush => Some(Duration::from_secs(900)),
+            Self::Flush => Some(Duration::from_mins(15)),
             Self::Lock => None,
         }
     }
@@ -126,7 +126,14 @@ impl Table {
         let mut old: Vec<(u64, u32, Duration, Patience)> = self
             .entries()
             .iter()
-            .map(|(number, entry)| (*number, entry.thread, now.saturating_duration_since(entry.since), entry.patience))
+            .map(|(number, entry)| {
+                (
+                    *number,
+                    entry.thread,
+                    now.saturating_duration_since(entry.since),
+                    entry.patience,
+                )
+            })
             .filter(|(_, _, age, _)| *age >= GRACE)
             .collect();
         old.sort_unstable_by_key(|(number, ..)| *number);
@@ -135,7 +142,9 @@ impl Table {
                 Some(Errno::InputOutput)
             } else if position < PROCESSES_PER_SWEEP_MAX {
                 match (signals(thread), patience) {
-                    (Some(Signals::Killed), _) | (Some(Signals::Interrupted), Patience::Lock) => Some(Errno::Interrupted),
+                    (Some(Signals::Killed), _) | (Some(Signals::Interrupted), Patience::Lock) => {
+                        Some(Errno::Interrupted)
+                    }
                     _ => None,
                 }
             } else {
@@ -146,7 +155,11 @@ impl Table {
             let entry = self.entries().remove(&number);
             if let Some(entry) = entry {
                 if error == Errno::InputOutput {
-                    warn!(thread, seconds = age.as_secs(), "a request of the kernel passed its deadline");
+                    warn!(
+                        thread,
+                        seconds = age.as_secs(),
+                        "a request of the kernel passed its deadline"
+                    );
                 }
                 entry.slot.refuse(error);
             }
@@ -165,26 +178,45 @@ impl Requests {
     pub fn start() -> std::io::Result<Self> {
         let table = Arc::new(Table::default());
         let swept = table.clone();
-        let sweeper = std::thread::Builder::new().name("fuse-sweeper".to_owned()).spawn(move || {
-            let mut stopped = swept.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*stopped {
-                (stopped, _) =
-                    swept.stop.wait_timeout(stopped, SWEEP_INTERVAL).unwrap_or_else(PoisonError::into_inner);
-                if !*stopped {
-                    swept.sweep(Instant::now(), pending_signals);
+        let sweeper = std::thread::Builder::new()
+            .name("fuse-sweeper".to_owned())
+            .spawn(move || {
+                let mut stopped = swept.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                while !*stopped {
+                    (stopped, _) = swept
+                        .stop
+                        .wait_timeout(stopped, SWEEP_INTERVAL)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    if !*stopped {
+                        swept.sweep(Instant::now(), pending_signals);
+                    }
                 }
-            }
-        })?;
-        Ok(Self { table, sweeper: Some(sweeper) })
+            })?;
+        Ok(Self {
+            table,
+            sweeper: Some(sweeper),
+        })
     }
 
     /// Takes a reply in charge.
     pub fn enter<R: Refuse>(&self, reply: R, thread: u32, patience: Patience) -> Ticket<R> {
-        let slot = Arc::new(Slot { reply: Mutex::new(Some(reply)), refused: Notify::new() });
+        let slot = Arc::new(Slot {
+            reply: Mutex::new(Some(reply)),
+            refused: Notify::new(),
+        });
         let number = self.table.next.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { slot: slot.clone(), thread, since: Instant::now(), patience };
+        let entry = Entry {
+            slot: slot.clone(),
+            thread,
+            since: Instant::now(),
+            patience,
+        };
         self.table.entries().insert(number, entry);
-        Ticket { table: self.table.clone(), number, slot }
+        Ticket {
+            table: self.table.clone(),
+            number,
+            slot,
+        }
     }
 
     /// How many requests wait.

@@ -79,7 +79,7 @@ fn a_deadline_answers_with_an_error_and_a_lock_has_none() {
     let second = requests.enter(lock, HAPPY, Patience::Lock);
     sweep_after(&requests, Duration::from_secs(149));
     assert!(ordinary_told.try_recv().is_err());
-    sweep_after(&requests, Duration::from_secs(3600));
+    sweep_after(&requests, Duration::from_hours(1));
     assert_eq!(ordinary_told.try_recv(), Ok(5));
     assert!(lock_told.try_recv().is_err());
     drop((first, second));

@@ -5,13 +5,20 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// Runs a call; `TimedOut` if it takes longer than `limit`.
-pub fn call<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub fn call<T: Send + 'static>(
+    limit: Duration,
+    body: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
-    std::thread::Builder::new().name("limited-call".to_owned()).spawn(move || {
-        // Whoever asked may have stopped waiting.
-        let _ = sender.send(body());
-    })?;
-    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    std::thread::Builder::new()
+        .name("limited-call".to_owned())
+        .spawn(move || {
+            // Whoever asked may have stopped waiting.
+            let _ = sender.send(body());
+        })?;
+    receiver
+        .recv_timeout(limit)
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -23,8 +30,10 @@ mod tests {
     #[test]
     fn a_call_that_hangs_times_out() {
         let (_keep, never) = mpsc::channel::<()>();
-        let result = call(Duration::from_millis(20), move || never.recv().map_err(io::Error::other));
+        let result = call(Duration::from_millis(20), move || {
+            never.recv().map_err(io::Error::other)
+        });
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(call(Duration::from_secs(60), || Ok(7)).unwrap(), 7);
+        assert_eq!(call(Duration::from_mins(1), || Ok(7)).unwrap(), 7);
     }
 }

@@ -41,13 +41,14 @@ use crate::vfs::Vfs;
 pub const FILE_SYSTEM_KIND: &str = "fuse.twinshore";
 
 /// How long the last writing out may take when the mount is gone already: the patience of whoever restarts the machine.
-const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(300);
+const SHUT_DOWN_LIMIT: Duration = Duration::from_mins(5);
 
 /// What the kernel reads ahead: 1 MiB reads in 1 MiB requests; the default of 128 KiB costs a third of the speed.
 const READ_AHEAD_KIB: u32 = 1024;
 
 /// How to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of mount(8), and any combination makes sense.
 pub struct MountOptions {
     /// Where.
     pub mount_point: PathBuf,
@@ -75,7 +76,9 @@ impl MountOptions {
             allow_other: true,
             allow_privileges: false,
             allow_devices: false,
-            reader_threads: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
+            reader_threads: std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .clamp(2, 4),
         }
     }
 }
@@ -121,7 +124,9 @@ pub enum MountError {
         path: PathBuf,
     },
     /// No FUSE.
-    #[error("/dev/fuse cannot be opened: load the kernel module with `modprobe fuse`, or give the container the device")]
+    #[error(
+        "/dev/fuse cannot be opened: load the kernel module with `modprobe fuse`, or give the container the device"
+    )]
     NoDevice(#[source] io::Error),
     /// The kernel refuses.
     #[error("the kernel refuses to mount at {path}: mounting needs root or fusermount3")]
@@ -146,6 +151,7 @@ pub enum MountError {
 /// Mounts, calls `ready`, serves until unmounted, writes everything out. Must not be called on a thread of the runtime.
 ///
 /// `notifier` is the one that the `vfs` was connected with; `runtime` carries the work of the `vfs`.
+#[allow(clippy::needless_pass_by_value)] // It is handed over for good: after this it is shut down.
 pub fn run(
     vfs: Vfs,
     notifier: &Arc<KernelNotifier>,
@@ -172,11 +178,16 @@ fn serve(
     ready: impl FnOnce(),
 ) -> Result<(), MountError> {
     let mount_point = point::prepare(&options.mount_point)?;
-    let adapter_options = AdapterOptions { read_only: options.read_only };
+    let adapter_options = AdapterOptions {
+        read_only: options.read_only,
+    };
     let adapter = Adapter::new(vfs.clone(), runtime.clone(), notifier.clone(), adapter_options)
         .map_err(MountError::Connection)?;
     let session = connect(adapter, &mount_point, options)?;
-    let device = session.as_fd().try_clone_to_owned().map_err(MountError::Connection)?;
+    let device = session
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(MountError::Connection)?;
     notifier.attach(Some(Arc::new(Device::new(session.notifier(), device))));
     raise_readahead(&mount_point);
     info!(path = %mount_point.display(), volume = options.volume_name, "mounted");
@@ -202,9 +213,16 @@ fn connect(
     options: &MountOptions,
 ) -> Result<fuser::Session<Adapter>, MountError> {
     let mut config = fuser::Config::default();
-    config.acl = if options.allow_other { fuser::SessionACL::All } else { fuser::SessionACL::Owner };
+    config.acl = if options.allow_other {
+        fuser::SessionACL::All
+    } else {
+        fuser::SessionACL::Owner
+    };
     config.n_threads = Some(options.reader_threads.max(2));
-    let refused = |source| MountError::Refused { path: mount_point.to_owned(), source };
+    let refused = |source| MountError::Refused {
+        path: mount_point.to_owned(),
+        source,
+    };
     match mount_directly(mount_point, options)? {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).map_err(|error| {
             let _ = rustix::mount::unmount(mount_point, UnmountFlags::DETACH);
@@ -232,7 +250,10 @@ fn helper_options(options: &MountOptions) -> Vec<fuser::MountOption> {
 }
 
 /// mount(2), as root. The inner result is the system call's own.
-fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<Result<OwnedFd, rustix::io::Errno>, MountError> {
+fn mount_directly(
+    mount_point: &Path,
+    options: &MountOptions,
+) -> Result<Result<OwnedFd, rustix::io::Errno>, MountError> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| MountError::NoDevice(error.into()))?;
     let mut data = format!(
@@ -248,8 +269,16 @@ fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<Result<O
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NOSUID, !options.allow_privileges);
     flags.set(MountFlags::NODEV, !options.allow_devices);
-    let Ok(data) = std::ffi::CString::new(data) else { return Ok(Err(rustix::io::Errno::INVAL)) };
-    let mounted = rustix::mount::mount(options.volume_name.as_str(), mount_point, FILE_SYSTEM_KIND, flags, &*data);
+    let Ok(data) = std::ffi::CString::new(data) else {
+        return Ok(Err(rustix::io::Errno::INVAL));
+    };
+    let mounted = rustix::mount::mount(
+        options.volume_name.as_str(),
+        mount_point,
+        FILE_SYSTEM_KIND,
+        flags,
+        &*data,
+    );
     Ok(mounted.map(|()| device))
 }
 

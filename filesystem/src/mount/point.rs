@@ -19,7 +19,11 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
         (Some(parent), Some(name)) => {
             let candidate = parent.canonicalize()?.join(name);
             // Only what is no mount point itself may be a symbolic link that has to be followed.
-            if table::find(&candidate)?.is_some() { Ok(candidate) } else { candidate.canonicalize() }
+            if table::find(&candidate)?.is_some() {
+                Ok(candidate)
+            } else {
+                candidate.canonicalize()
+            }
         }
         // The root, or a path that ends in `..`.
         _ => absolute.canonicalize(),
@@ -28,27 +32,36 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Checks that something can be mounted at the path and answers it resolved. A dead mount of ours is cleared away.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
-    let problem = |source| MountError::MountPoint { path: path.to_owned(), source };
+    let problem = |source| MountError::MountPoint {
+        path: path.to_owned(),
+        source,
+    };
     let resolved = resolve(path).map_err(problem)?;
     let mounted = table::find(&resolved).map_err(problem)?;
     let looked_at = resolved.clone();
     let look = limited::call(LOOK_LIMIT, move || std::fs::metadata(looked_at));
     match (look, mounted) {
-        (Ok(_), Some(mounted)) if mounted.kind == FILE_SYSTEM_KIND => {
-            Err(MountError::AlreadyMounted { path: resolved, volume: mounted.source })
-        }
+        (Ok(_), Some(mounted)) if mounted.kind == FILE_SYSTEM_KIND => Err(MountError::AlreadyMounted {
+            path: resolved,
+            volume: mounted.source,
+        }),
         (Ok(found), _) if found.is_dir() => Ok(resolved),
         (Ok(_), _) => Err(MountError::NotDirectory { path: resolved }),
         (Err(error), Some(mounted)) if is_dead(&error) => {
             if mounted.kind != FILE_SYSTEM_KIND {
-                return Err(MountError::StaleForeign { path: resolved, kind: mounted.kind });
+                return Err(MountError::StaleForeign {
+                    path: resolved,
+                    kind: mounted.kind,
+                });
             }
             warn!(path = %resolved.display(), "the process of an earlier mount is gone: its mount is removed");
             unmount(&resolved, UnmountFlags::DETACH).map_err(|error| problem(error.into()))?;
             // There may be another one below it.
             prepare(&resolved)
         }
-        (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => Err(MountError::Hangs { path: resolved }),
+        (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(MountError::Hangs { path: resolved })
+        }
         (Err(error), _) => Err(problem(error)),
     }
 }

@@ -24,10 +24,13 @@ pub struct Mounted {
 pub fn find(mount_point: &Path) -> io::Result<Option<Mounted>> {
     // Not necessarily UTF-8: other mount points may be named anyhow.
     let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|mounted| mounted.mount_point == mount_point))
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse)
+        .rfind(|mounted| mounted.mount_point == mount_point))
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`, see proc_pid_mountinfo(5).
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`, see `proc_pid_mountinfo(5)`.
 fn parse(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = std::str::from_utf8(fields.nth(2)?).ok()?;
@@ -37,7 +40,13 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     fields.find(|field| *field == b"-")?;
     let kind = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
-    Some(Mounted { major: major.parse().ok()?, minor: minor.parse().ok()?, mount_point, kind, source })
+    Some(Mounted {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+        mount_point,
+        kind,
+        source,
+    })
 }
 
 /// Spaces, tabs, newlines and backslashes stand as three octal digits.
@@ -45,7 +54,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| after.get(..3)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = (*first == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(byte) = code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             bytes.push(byte);
             rest = &after[3..];
@@ -69,12 +81,20 @@ mod tests {
         let mounted = parse(line).unwrap();
         assert_eq!((mounted.major, mounted.minor), (0, 98));
         assert_eq!(mounted.mount_point, Path::new("/mnt/a b"));
-        assert_eq!((mounted.kind.as_str(), mounted.source.as_str()), ("fuse.twinshore", "my volume"));
+        assert_eq!(
+            (mounted.kind.as_str(), mounted.source.as_str()),
+            ("fuse.twinshore", "my volume")
+        );
     }
 
     #[test]
     fn lines_that_are_none_are_passed_over() {
-        for line in [&b""[..], b"36 35", b"36 35 x / /mnt rw - ext4 a rw", b"36 35 0:1 / /mnt rw ext4 a rw"] {
+        for line in [
+            &b""[..],
+            b"36 35",
+            b"36 35 x / /mnt rw - ext4 a rw",
+            b"36 35 0:1 / /mnt rw ext4 a rw",
+        ] {
             assert_eq!(parse(line), None);
         }
     }

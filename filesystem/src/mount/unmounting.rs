@@ -12,7 +12,7 @@ use super::table::Mounted;
 use super::{FILE_SYSTEM_KIND, limited, point, table};
 
 /// How long writing everything out may take: as long as the adapter gives a flush.
-const FLUSH_LIMIT: Duration = Duration::from_secs(900);
+const FLUSH_LIMIT: Duration = Duration::from_mins(15);
 
 /// How long the system call may take once everything is written.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -55,7 +55,9 @@ pub enum UnmountError {
         users: String,
     },
     /// Data could not be written.
-    #[error("not everything could be written, so {path} stays mounted: repair the cause and try again, or give the data up with --force")]
+    #[error(
+        "not everything could be written, so {path} stays mounted: repair the cause and try again, or give the data up with --force"
+    )]
     Unwritten {
         /// The path.
         path: PathBuf,
@@ -76,13 +78,19 @@ pub enum UnmountError {
 
 /// Unmounts what is mounted at a path. A mount whose process is gone is removed in any mode.
 pub fn unmount(path: &Path, mode: UnmountMode) -> Result<(), UnmountError> {
-    let system = |source| UnmountError::System { path: path.to_owned(), source };
+    let system = |source| UnmountError::System {
+        path: path.to_owned(),
+        source,
+    };
     let resolved = point::resolve(path).map_err(system)?;
     let Some(mounted) = table::find(&resolved).map_err(system)? else {
         return Err(UnmountError::NotMounted { path: resolved });
     };
     if mounted.kind != FILE_SYSTEM_KIND {
-        return Err(UnmountError::Foreign { path: resolved, kind: mounted.kind });
+        return Err(UnmountError::Foreign {
+            path: resolved,
+            kind: mounted.kind,
+        });
     }
     if mode == UnmountMode::Force {
         abort(&mounted);
@@ -94,19 +102,32 @@ pub fn unmount(path: &Path, mode: UnmountMode) -> Result<(), UnmountError> {
             info!(path = %resolved.display(), "its process is gone already");
             return detach(&resolved);
         }
-        Err(source) => return Err(UnmountError::Unwritten { path: resolved, source }),
+        Err(source) => {
+            return Err(UnmountError::Unwritten {
+                path: resolved,
+                source,
+            });
+        }
     }
     if mode == UnmountMode::Lazy {
         return detach(&resolved);
     }
     let called = resolved.clone();
-    match limited::call(CALL_LIMIT, move || Ok(system_unmount(&called, UnmountFlags::NOFOLLOW)?)) {
+    match limited::call(CALL_LIMIT, move || {
+        Ok(system_unmount(&called, UnmountFlags::NOFOLLOW)?)
+    }) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             let users = users(&resolved);
-            Err(UnmountError::Busy { path: resolved, users })
+            Err(UnmountError::Busy {
+                path: resolved,
+                users,
+            })
         }
-        Err(source) => Err(UnmountError::System { path: resolved, source }),
+        Err(source) => Err(UnmountError::System {
+            path: resolved,
+            source,
+        }),
     }
 }
 
@@ -122,8 +143,16 @@ fn write_everything_out(mount_point: &Path) -> io::Result<()> {
 
 fn detach(mount_point: &Path) -> Result<(), UnmountError> {
     let path = mount_point.to_owned();
-    limited::call(CALL_LIMIT, move || Ok(system_unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?))
-        .map_err(|source| UnmountError::System { path: mount_point.to_owned(), source })
+    limited::call(CALL_LIMIT, move || {
+        Ok(system_unmount(
+            &path,
+            UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+        )?)
+    })
+    .map_err(|source| UnmountError::System {
+        path: mount_point.to_owned(),
+        source,
+    })
 }
 
 /// Cuts the connection, so that nothing that waits for it hangs.
@@ -139,14 +168,19 @@ fn abort(mounted: &Mounted) {
 fn users(mount_point: &Path) -> String {
     const SHOWN_MAX: usize = 5;
     let uses = |link: PathBuf| fs::read_link(link).is_ok_and(|target| target.starts_with(mount_point));
-    let Ok(processes) = fs::read_dir("/proc") else { return String::new() };
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return String::new();
+    };
     let mut found = Vec::new();
     for process in processes.flatten() {
         let name = process.file_name().to_string_lossy().into_owned();
         if !name.bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        let files = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let files = fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
         if uses(process.path().join("cwd")) || files.map(|file| file.path()).any(uses) {
             let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             found.push(format!("{} ({name})", command.trim()));
@@ -155,5 +189,9 @@ fn users(mount_point: &Path) -> String {
             }
         }
     }
-    if found.is_empty() { String::new() } else { format!(" by {}", found.join(", ")) }
+    if found.is_empty() {
+        String::new()
+    } else {
+        format!(" by {}", found.join(", "))
+    }
 }

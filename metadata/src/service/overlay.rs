@@ -36,7 +36,14 @@ impl Overlay {
     fn range<'a>(&'a self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> {
         let empty = start >= end;
         self.entries
-            .range::<[u8], _>((Bound::Included(start), if empty { Bound::Included(start) } else { Bound::Excluded(end) }))
+            .range::<[u8], _>((
+                Bound::Included(start),
+                if empty {
+                    Bound::Included(start)
+                } else {
+                    Bound::Excluded(end)
+                },
+            ))
             .filter(move |_| !empty)
     }
 }
@@ -63,7 +70,12 @@ pub struct Layered<'a, V: View + ?Sized> {
 impl<'a, V: View + ?Sized> Layered<'a, V> {
     /// Lays the batches over the store.
     pub fn new(store: &'a V, flight: Option<&'a Overlay>, filling: &'a Overlay) -> Self {
-        Self { store, flight, filling, depth: Cell::new(Depth::Committed) }
+        Self {
+            store,
+            flight,
+            filling,
+            depth: Cell::new(Depth::Committed),
+        }
     }
 
     /// The youngest layer read so far.
@@ -90,12 +102,22 @@ impl<V: View + ?Sized> View for Layered<'_, V> {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, ViewError> {
-        let mut flight = self.flight.into_iter().flat_map(|overlay| overlay.range(start, end)).peekable();
+        let mut flight = self
+            .flight
+            .into_iter()
+            .flat_map(|overlay| overlay.range(start, end))
+            .peekable();
         let mut filling = self.filling.range(start, end).peekable();
         if flight.peek().is_none() && filling.peek().is_none() {
             return self.store.scan(start, end, limit);
         }
-        let mut store = Pages { store: self.store, next: start.to_vec(), end, rows: Vec::new().into_iter().peekable(), done: false };
+        let mut store = Pages {
+            store: self.store,
+            next: start.to_vec(),
+            end,
+            rows: Vec::new().into_iter().peekable(),
+            done: false,
+        };
         let mut found = Vec::new();
         while found.len() < limit {
             let wanted = limit - found.len();

@@ -66,7 +66,10 @@ pub fn recover(
         let records = journal.read(store.applied().next(), READ_BYTES)?;
         if records.is_empty() {
             let position = store.applied().next();
-            return Err(RecoveryError::Misplaced { position, what: "it is missing" });
+            return Err(RecoveryError::Misplaced {
+                position,
+                what: "it is missing",
+            });
         }
         for bytes in records {
             let position = store.applied().next();
@@ -87,7 +90,10 @@ pub fn recover(
         }
     }
     if previous.is_some_and(|previous| previous != tail.digest) {
-        return Err(RecoveryError::Misplaced { position: tail.position, what: "it is not the tail" });
+        return Err(RecoveryError::Misplaced {
+            position: tail.position,
+            what: "it is not the tail",
+        });
     }
     Ok(tail)
 }
@@ -116,7 +122,13 @@ pub fn create(
     };
     let made = {
         let empty = crate::view::memory::MemoryView::new();
-        core::maintain(&empty, &context, &Maintenance::CreateVolume { format: format.clone() })?
+        core::maintain(
+            &empty,
+            &context,
+            &Maintenance::CreateVolume {
+                format: format.clone(),
+            },
+        )?
     };
     made.result.map_err(RecoveryError::Format)?;
     let record = Record {
@@ -135,7 +147,12 @@ pub fn create(
 }
 
 /// Appends, and finds out what became of an append whose outcome is unknown.
-pub fn append(journal: &mut dyn Journal, tail: &Tail, digest: Digest, bytes: &Bytes) -> Result<Tail, JournalError> {
+pub fn append(
+    journal: &mut dyn Journal,
+    tail: &Tail,
+    digest: Digest,
+    bytes: &Bytes,
+) -> Result<Tail, JournalError> {
     let mut attempts = 0;
     loop {
         attempts += 1;

@@ -13,17 +13,14 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::errno::Errno;
 use crate::identifiers::{Epoch, ObjectId, Position};
-use crate::message::{
-    ClientMessage, Hello, Invalidation, PROTOCOL_VERSION, Reclaim, Refusal, ServerMessage, Welcome,
-};
+use crate::message::{ClientMessage, Invalidation, Refusal, ServerMessage, Welcome};
 use crate::operation::Operation;
 use crate::replication::Task;
 use crate::reply::Reply;
@@ -32,22 +29,14 @@ use crate::session::handler::SessionHandler;
 use crate::session::lease::Heartbeats;
 use crate::session::ledger::Entry;
 use crate::session::numbers::Numbers;
+use crate::session::opening::{goodbye, hello, open, reclaim_messages};
 use crate::session::shared::{Phase, Shared, Waiter};
 use crate::session::transport::{Stream, Transport};
 use crate::session::{ConnectError, RequestError, SessionOptions};
 
-/// From opening the stream to `Welcome`: a service that has just started reads its journal first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long the service may take to close the stream after `Goodbye`.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Messages handed to the transport at once: enough to fill a frame with small requests, few enough that a heartbeat
 /// does not wait long behind them.
 const BATCH_MESSAGES: usize = 128;
-
-/// Opens or locks in one `Reclaim`: far below the largest message.
-const RECLAIM_ITEMS: usize = 8192;
 
 /// What the driver does next.
 enum Next {
@@ -125,22 +114,6 @@ pub(super) async fn start(
     Ok((shared, finished_receiver))
 }
 
-fn hello(
-    options: &SessionOptions,
-    resume: Option<(crate::identifiers::SessionId, (Epoch, Position))>,
-) -> Hello {
-    Hello {
-        protocol_version: PROTOCOL_VERSION,
-        volume: options.volume,
-        session: resume.map(|(session, _)| session),
-        role: options.role,
-        near: options.near,
-        task_slots: options.task_slots,
-        description: options.description.clone(),
-        seen: resume.map(|(_, seen)| seen),
-    }
-}
-
 /// Different for every client, the same in every run of a simulation.
 fn seed(options: &SessionOptions, welcome: &Welcome) -> u64 {
     let text = options
@@ -152,59 +125,6 @@ fn seed(options: &SessionOptions, welcome: &Welcome) -> u64 {
     text.fold(0xcbf2_9ce4_8422_2325 ^ welcome.session.0, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-/// One attempt: stream, `Hello`, `Welcome`.
-async fn open(
-    transport: &dyn Transport,
-    hello: Hello,
-) -> Result<(Stream, Box<Welcome>, Vec<ServerMessage>), ConnectError> {
-    let attempt = async {
-        let mut stream = transport.open().await?;
-        let no_answer = || ConnectError::NoAnswer(ANSWER_TIMEOUT);
-        stream
-            .sender
-            .send(vec![ClientMessage::Hello(hello)])
-            .await
-            .map_err(|_| no_answer())?;
-        loop {
-            let mut messages = stream.receiver.recv().await.ok_or_else(no_answer)?.into_iter();
-            match messages.next() {
-                Some(ServerMessage::Welcome(welcome)) => return Ok((stream, welcome, messages.collect())),
-                Some(ServerMessage::Refused(refusal)) => return Err(ConnectError::Refused(refusal)),
-                Some(_) => return Err(no_answer()),
-                None => {}
-            }
-        }
-    };
-    timeout(ANSWER_TIMEOUT, attempt)
-        .await
-        .unwrap_or(Err(ConnectError::NoAnswer(ANSWER_TIMEOUT)))
-}
-
-/// Cuts what is held into messages.
-fn reclaim_messages(held: &Reclaim) -> VecDeque<ClientMessage> {
-    let mut parts: Vec<Reclaim> = Vec::new();
-    for opens in held.opens.chunks(RECLAIM_ITEMS) {
-        parts.push(Reclaim {
-            opens: opens.to_vec(),
-            ..Reclaim::default()
-        });
-    }
-    for locks in held.locks.chunks(RECLAIM_ITEMS) {
-        parts.push(Reclaim {
-            locks: locks.to_vec(),
-            ..Reclaim::default()
-        });
-    }
-    match parts.last_mut() {
-        Some(last) => last.complete = true,
-        None => parts.push(Reclaim {
-            complete: true,
-            ..Reclaim::default()
-        }),
-    }
-    parts.into_iter().map(ClientMessage::Reclaim).collect()
 }
 
 impl Driver {
@@ -586,18 +506,5 @@ fn reset(timer: &mut std::pin::Pin<Box<Sleep>>, deadline: Instant) {
     // Resetting takes the lock of the timer wheel; nearly always nothing has changed.
     if timer.deadline() != deadline || timer.is_elapsed() {
         timer.as_mut().reset(deadline);
-    }
-}
-
-/// Says goodbye and gives the service the chance to close the stream first, so that the message is not lost.
-async fn goodbye(sender: mpsc::Sender<Vec<ClientMessage>>, mut receiver: mpsc::Receiver<Vec<ServerMessage>>) {
-    let farewell = async {
-        if sender.send(vec![ClientMessage::Goodbye]).await.is_ok() {
-            drop(sender);
-            while receiver.recv().await.is_some() {}
-        }
-    };
-    if timeout(GOODBYE_TIMEOUT, farewell).await.is_err() {
-        tracing::debug!("the metadata service did not close the stream after the goodbye");
     }
 }

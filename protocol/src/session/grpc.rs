@@ -1,5 +1,8 @@
 //! The stream over gRPC: one bidirectional call, messages coalesced into frames.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::error::Error;
 use std::time::Duration;

@@ -25,6 +25,7 @@ mod handler;
 mod lease;
 mod ledger;
 mod numbers;
+mod opening;
 mod shared;
 mod size;
 mod transport;

@@ -72,17 +72,17 @@ async fn more_than_a_message_carries_is_packed_in_several_rounds() {
     let content = "x".repeat(16 << 10);
     region.service.lock().inline = (0..400).map(|inode| inline(inode, 0, &content)).collect();
     let packer = Packer::new(region.service.session().await, region.pair.clone());
-    let mut packed = Vec::new();
+    let mut sizes = Vec::new();
     loop {
         match packer.pack_once().await.unwrap() {
             0 => break,
-            bytes => packed.push(bytes),
+            bytes => sizes.push(bytes),
         }
     }
-    assert_eq!(packed.iter().sum::<u64>(), 400 << 14);
+    assert_eq!(sizes.iter().sum::<u64>(), 400 << 14);
     assert!(
-        packed.iter().all(|bytes| *bytes <= PACK_BYTES) && packed.len() == 3,
-        "{packed:?}"
+        sizes.iter().all(|bytes| *bytes <= PACK_BYTES) && sizes.len() == 3,
+        "{sizes:?}"
     );
     let names: Vec<ObjectId> = region.service.lock().objects.keys().copied().collect();
     assert_eq!(names.len(), 3);

@@ -126,6 +126,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // As a listing has it.
     fn entry(size_bytes: u64, modified_seconds: i64) -> Option<Entry> {
         Some(Entry {
             object: OBJECT,

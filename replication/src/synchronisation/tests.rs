@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 use twinshore_storage::fault::{Faults, FaultyBucket};
+use twinshore_storage::object::object_key;
 
 use super::*;
 use crate::double::{Region, body, id};
@@ -15,7 +16,7 @@ fn options(verified_of_10000: u64) -> SynchroniserOptions {
     let clock = Arc::new(move || i64::try_from(start.elapsed().as_secs()).unwrap());
     SynchroniserOptions {
         verified_of_10000,
-        orphan_grace: Duration::from_secs(3600),
+        orphan_grace: Duration::from_hours(1),
         ..SynchroniserOptions::new(clock)
     }
 }

@@ -12,6 +12,8 @@ struct Store {
     _directory: tempfile::TempDir,
 }
 
+type Expected = fn(&BucketError) -> bool;
+
 /// A server with an empty bucket `east`.
 async fn store() -> Store {
     let directory = tempfile::tempdir().unwrap();
@@ -230,7 +232,6 @@ async fn a_bucket_in_another_region_says_which_one() {
 async fn errors_are_told_apart_by_code_and_by_status() {
     let store = store().await;
     let bucket = store.bucket("east").await;
-    type Expected = fn(&BucketError) -> bool;
     let table: [(u16, &str, Expected); 7] = [
         (403, "<Error><Code>AccessDenied</Code></Error>", |e| {
             matches!(e, BucketError::Denied { .. })

@@ -27,16 +27,24 @@ impl Slot {
     /// Takes the first free slot.
     pub(super) fn take(cache_directory: &Path, volume: VolumeId) -> io::Result<Self> {
         for number in 0..SLOTS_MAX {
-            let path = cache_directory.join(volume.to_string()).join(format!("slot-{number}"));
+            let path = cache_directory
+                .join(volume.to_string())
+                .join(format!("slot-{number}"));
             fs::create_dir_all(&path)?;
-            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"))?;
+            let lock = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path.join("lock"))?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { path, _lock: lock }),
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(io::Error::other(format!("{SLOTS_MAX} processes already use this cache directory")))
+        Err(io::Error::other(format!(
+            "{SLOTS_MAX} processes already use this cache directory"
+        )))
     }
 
     /// Where a segment's file is.
@@ -69,6 +77,9 @@ impl Slot {
     /// Free and total bytes of the file system that the slot is on.
     pub(super) fn space_bytes(&self) -> io::Result<(u64, u64)> {
         let space = statvfs(&self.path)?;
-        Ok((space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize)))
+        Ok((
+            space.f_bavail.saturating_mul(space.f_frsize),
+            space.f_blocks.saturating_mul(space.f_frsize),
+        ))
     }
 }

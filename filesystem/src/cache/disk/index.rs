@@ -52,18 +52,40 @@ pub(super) struct Index {
 
 impl Index {
     /// Adds an empty or a found segment.
-    pub(super) fn add_segment(&mut self, number: SegmentNumber, segment: Arc<Segment>, records: Vec<Record>, file_bytes: u64) {
-        self.segments.insert(number, Held { segment, file_bytes: 0, keys: Vec::new() });
+    pub(super) fn add_segment(
+        &mut self,
+        number: SegmentNumber,
+        segment: Arc<Segment>,
+        records: Vec<Record>,
+        file_bytes: u64,
+    ) {
+        self.segments.insert(
+            number,
+            Held {
+                segment,
+                file_bytes: 0,
+                keys: Vec::new(),
+            },
+        );
         self.add_records(number, records);
         self.add_bytes(number, file_bytes);
     }
 
     /// Adds what was written to a segment. A key that is already known points at the newer copy from now on.
     pub(super) fn add_records(&mut self, number: SegmentNumber, records: Vec<Record>) {
-        let Some(held) = self.segments.get_mut(&number) else { return };
+        let Some(held) = self.segments.get_mut(&number) else {
+            return;
+        };
         for record in records {
             held.keys.push(record.key);
-            self.blocks.insert(record.key, Block { segment: number, record, read: AtomicBool::new(false) });
+            self.blocks.insert(
+                record.key,
+                Block {
+                    segment: number,
+                    record,
+                    read: AtomicBool::new(false),
+                },
+            );
         }
     }
 
@@ -90,13 +112,21 @@ impl Index {
 
     /// Forgets a damaged block, unless a newer copy has been written meanwhile.
     pub(super) fn forget(&mut self, damaged: &Record) {
-        if self.blocks.get(&damaged.key).is_some_and(|block| block.record == *damaged) {
+        if self
+            .blocks
+            .get(&damaged.key)
+            .is_some_and(|block| block.record == *damaged)
+        {
             self.blocks.remove(&damaged.key);
         }
     }
 
     /// Takes the oldest segment out, except `writing`.
-    pub(super) fn take_oldest(&mut self, writing: Option<SegmentNumber>, worthy_bytes_max: u64) -> Option<Victim> {
+    pub(super) fn take_oldest(
+        &mut self,
+        writing: Option<SegmentNumber>,
+        worthy_bytes_max: u64,
+    ) -> Option<Victim> {
         let number = *self.segments.keys().find(|number| Some(**number) != writing)?;
         let held = self.segments.remove(&number)?;
         self.file_bytes -= held.file_bytes;
@@ -107,7 +137,9 @@ impl Index {
             if self.blocks.get(&key).is_none_or(|block| block.segment != number) {
                 continue;
             }
-            let Some(block) = self.blocks.remove(&key) else { continue };
+            let Some(block) = self.blocks.remove(&key) else {
+                continue;
+            };
             let bytes = u64::from(block.record.content_bytes);
             if block.read.load(Ordering::Relaxed) && worthy_bytes + bytes <= worthy_bytes_max {
                 worthy_bytes += bytes;
@@ -116,7 +148,13 @@ impl Index {
                 unread += 1;
             }
         }
-        Some(Victim { number, segment: held.segment, file_bytes: held.file_bytes, worthy, unread })
+        Some(Victim {
+            number,
+            segment: held.segment,
+            file_bytes: held.file_bytes,
+            worthy,
+            unread,
+        })
     }
 
     /// Bytes of all files.

@@ -5,8 +5,16 @@ use twinshore_protocol::{Epoch, ObjectId};
 use super::*;
 
 fn record(block: u64) -> Record {
-    let object = ObjectId { epoch: Epoch(1), number: 1 };
-    Record { key: (object, block), content_offset: block * 100, content_bytes: 100, checksum: 0 }
+    let object = ObjectId {
+        epoch: Epoch(1),
+        number: 1,
+    };
+    Record {
+        key: (object, block),
+        content_offset: block * 100,
+        content_bytes: 100,
+        checksum: 0,
+    }
 }
 
 fn segment() -> Arc<Segment> {
@@ -41,7 +49,10 @@ fn the_segment_that_is_being_written_is_never_the_victim() {
 #[test]
 fn a_damaged_copy_is_forgotten_and_a_newer_one_is_not() {
     let mut index = Index::default();
-    let newer = Record { content_offset: 5000, ..record(1) };
+    let newer = Record {
+        content_offset: 5000,
+        ..record(1)
+    };
     index.add_segment(SegmentNumber(1), segment(), vec![record(1)], 100);
     index.add_segment(SegmentNumber(2), segment(), vec![newer], 100);
     index.forget(&record(1));

@@ -94,7 +94,9 @@ pub enum DiskCacheError {
         source: io::Error,
     },
     /// Too small.
-    #[error("a cache of {given} bytes is too small: give --cache-size at least {LIMIT_BYTES_MIN} bytes, or 0 for none")]
+    #[error(
+        "a cache of {given} bytes is too small: give --cache-size at least {LIMIT_BYTES_MIN} bytes, or 0 for none"
+    )]
     TooSmall {
         /// What was asked for.
         given: u64,
@@ -196,7 +198,10 @@ impl Shared {
                 if reads.closed {
                     return;
                 }
-                reads = self.read_ready.wait(reads).unwrap_or_else(PoisonError::into_inner);
+                reads = self
+                    .read_ready
+                    .wait(reads)
+                    .unwrap_or_else(PoisonError::into_inner);
             };
             drop(reads);
             // Whoever asked may have given up.
@@ -248,10 +253,17 @@ impl Writer {
             self.shared.switch_off(&error);
         }
         while let Some(blocks) = self.next_batch() {
-            let outcome = if self.shared.is_off() { Ok(()) } else { self.write(&blocks) };
+            let outcome = if self.shared.is_off() {
+                Ok(())
+            } else {
+                self.write(&blocks)
+            };
             if let Err(error) = outcome {
                 CacheCounters::add(&self.shared.counters.disk_errors, 1);
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) {
                     // Somebody else filled the disk: give back, and go on with a new segment.
                     self.current = None;
                     self.evict_oldest(false);
@@ -273,7 +285,9 @@ impl Writer {
             self.next_number = self.next_number.max(number.0 + 1);
             match Segment::open(&self.shared.slot.segment_path(number)) {
                 Ok((segment, records, length)) if !records.is_empty() => {
-                    self.shared.index_mut().add_segment(number, Arc::new(segment), records, length);
+                    self.shared
+                        .index_mut()
+                        .add_segment(number, Arc::new(segment), records, length);
                 }
                 Ok(_) => self.shared.slot.remove(number)?,
                 Err(error) => {
@@ -284,7 +298,9 @@ impl Writer {
             }
         }
         // The limit may be lower than last time.
-        while self.shared.index().file_bytes() > self.shared.limit_bytes && self.evict_oldest(false).is_some() {}
+        while self.shared.index().file_bytes() > self.shared.limit_bytes && self.evict_oldest(false).is_some()
+        {
+        }
         self.publish_size();
         Ok(())
     }
@@ -296,12 +312,18 @@ impl Writer {
             if writes.closed {
                 return None;
             }
-            writes = self.shared.write_ready.wait(writes).unwrap_or_else(PoisonError::into_inner);
+            writes = self
+                .shared
+                .write_ready
+                .wait(writes)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let mut blocks = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
-            let Some(key) = writes.order.pop_front() else { break };
+            let Some(key) = writes.order.pop_front() else {
+                break;
+            };
             if let Some(content) = writes.pending.get(&key) {
                 bytes += content.len() as u64;
                 blocks.push((key, content.clone()));
@@ -322,7 +344,11 @@ impl Writer {
 
     fn write(&mut self, blocks: &[(BlockKey, Bytes)]) -> io::Result<()> {
         let bytes: u64 = blocks.iter().map(|(_, content)| content.len() as u64).sum();
-        if self.current.as_ref().is_none_or(|current| current.end + bytes > self.shared.segment_bytes) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| current.end + bytes > self.shared.segment_bytes)
+        {
             self.seal();
             if !self.open_segment()? {
                 CacheCounters::add(&self.shared.counters.disk_dropped_blocks, blocks.len() as u64);
@@ -333,7 +359,9 @@ impl Writer {
     }
 
     fn append(&mut self, blocks: &[(BlockKey, Bytes)]) -> io::Result<()> {
-        let Some(current) = self.current.as_mut() else { return Ok(()) };
+        let Some(current) = self.current.as_mut() else {
+            return Ok(());
+        };
         let mut batch = Batch::new(current.end);
         for (key, content) in blocks {
             if !self.shared.index().contains(key) {
@@ -377,8 +405,15 @@ impl Writer {
         let number = SegmentNumber(self.next_number);
         self.next_number += 1;
         let segment = Arc::new(Segment::create(&self.shared.slot.segment_path(number))?);
-        self.shared.index_mut().add_segment(number, segment.clone(), Vec::new(), 0);
-        self.current = Some(Current { number, segment, records: Vec::new(), end: 0 });
+        self.shared
+            .index_mut()
+            .add_segment(number, segment.clone(), Vec::new(), 0);
+        self.current = Some(Current {
+            number,
+            segment,
+            records: Vec::new(),
+            end: 0,
+        });
         self.append(&carried)?;
         Ok(true)
     }
@@ -399,13 +434,20 @@ impl Writer {
         if let Err(error) = self.shared.slot.remove(victim.number) {
             self.shared.switch_off(&error);
         }
-        info!(segment = victim.number.0, bytes = victim.file_bytes, kept = carried.len(), "cache segment evicted");
+        info!(
+            segment = victim.number.0,
+            bytes = victim.file_bytes,
+            kept = carried.len(),
+            "cache segment evicted"
+        );
         self.publish_size();
         Some(carried)
     }
 
     fn seal(&mut self) {
-        let Some(current) = self.current.take() else { return };
+        let Some(current) = self.current.take() else {
+            return;
+        };
         match current.segment.seal(&current.records, current.end) {
             Ok(bytes) => self.shared.index_mut().add_bytes(current.number, bytes),
             // Without its table it is scanned at the next start.
@@ -415,7 +457,10 @@ impl Writer {
 
     fn publish_size(&self) {
         if !self.shared.is_off() {
-            self.shared.counters.disk_bytes.store(self.shared.index().file_bytes(), Ordering::Relaxed);
+            self.shared
+                .counters
+                .disk_bytes
+                .store(self.shared.index().file_bytes(), Ordering::Relaxed);
         }
     }
 }
@@ -424,9 +469,14 @@ impl DiskCache {
     /// Takes a slot of the directory and starts the threads. What is there is found in the background.
     pub fn open(options: &DiskCacheOptions, counters: Arc<CacheCounters>) -> Result<Self, DiskCacheError> {
         if options.limit_bytes < LIMIT_BYTES_MIN {
-            return Err(DiskCacheError::TooSmall { given: options.limit_bytes });
+            return Err(DiskCacheError::TooSmall {
+                given: options.limit_bytes,
+            });
         }
-        let unusable = |source| DiskCacheError::Directory { directory: options.directory.clone(), source };
+        let unusable = |source| DiskCacheError::Directory {
+            directory: options.directory.clone(),
+            source,
+        };
         let slot = Slot::take(&options.directory, options.volume).map_err(unusable)?;
         let shared = Arc::new(Shared {
             slot,
@@ -442,25 +492,41 @@ impl DiskCache {
             read_errors: AtomicU32::new(0),
             counters,
         });
-        let mut cache = Self { shared: shared.clone(), threads: Vec::new() };
-        let writer = Writer { shared: shared.clone(), current: None, next_number: 0 };
-        cache.start("cache-writer", move || writer.run()).map_err(unusable)?;
+        let mut cache = Self {
+            shared: shared.clone(),
+            threads: Vec::new(),
+        };
+        let writer = Writer {
+            shared: shared.clone(),
+            current: None,
+            next_number: 0,
+        };
+        cache
+            .start("cache-writer", move || writer.run())
+            .map_err(unusable)?;
         for number in 0..READER_THREADS {
             let shared = shared.clone();
-            cache.start(&format!("cache-reader-{number}"), move || shared.run_reader()).map_err(unusable)?;
+            cache
+                .start(&format!("cache-reader-{number}"), move || shared.run_reader())
+                .map_err(unusable)?;
         }
         Ok(cache)
     }
 
     fn start(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(body)?);
+        self.threads
+            .push(std::thread::Builder::new().name(name.to_owned()).spawn(body)?);
         Ok(())
     }
 
     /// A block, verified, if it is here. Never waits longer than [`READ_PATIENCE`].
     pub async fn get(&self, key: BlockKey) -> Option<Bytes> {
         let found = self.find(key).await;
-        let counter = if found.is_some() { &self.shared.counters.disk_hits } else { &self.shared.counters.disk_misses };
+        let counter = if found.is_some() {
+            &self.shared.counters.disk_hits
+        } else {
+            &self.shared.counters.disk_misses
+        };
         CacheCounters::add(counter, 1);
         found
     }
@@ -479,13 +545,20 @@ impl DiskCache {
             if reads.queue.len() >= READ_QUEUE_MAX {
                 return None;
             }
-            reads.queue.push_back(ReadJob { segment, record, answer });
+            reads.queue.push_back(ReadJob {
+                segment,
+                record,
+                answer,
+            });
         }
         self.shared.read_ready.notify_one();
         if let Ok(answer) = tokio::time::timeout(READ_PATIENCE, answered).await {
             return answer.ok().flatten();
         }
-        self.shared.read_failed(&format_args!("a read took longer than {} s", READ_PATIENCE.as_secs()));
+        self.shared.read_failed(&format_args!(
+            "a read took longer than {} s",
+            READ_PATIENCE.as_secs()
+        ));
         None
     }
 

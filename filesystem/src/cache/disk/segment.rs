@@ -46,11 +46,17 @@ pub(super) struct Record {
 }
 
 fn number32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|part| part.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|part| part.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn number64(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|part| part.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|part| part.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 fn encode_header(key: &BlockKey, content_bytes: u32, checksum: u32) -> [u8; HEADER_BYTES] {
@@ -78,7 +84,10 @@ fn decode_header(header: &[u8], offset: u64) -> Option<Record> {
     if content_bytes > CONTENT_BYTES_MAX {
         return None;
     }
-    let object = ObjectId { epoch: Epoch(number64(header, 8)), number: number64(header, 16) };
+    let object = ObjectId {
+        epoch: Epoch(number64(header, 8)),
+        number: number64(header, 16),
+    };
     Some(Record {
         key: (object, number64(header, 24)),
         content_offset: offset + HEADER_BYTES as u64,
@@ -97,17 +106,29 @@ pub(super) struct Batch {
 impl Batch {
     /// An empty batch, to be written at `start`.
     pub(super) fn new(start: u64) -> Self {
-        Self { bytes: Vec::new(), records: Vec::new(), start }
+        Self {
+            bytes: Vec::new(),
+            records: Vec::new(),
+            start,
+        }
     }
 
     /// Adds a block.
     pub(super) fn push(&mut self, key: BlockKey, content: &[u8]) {
-        let Ok(content_bytes) = u32::try_from(content.len()) else { return };
+        let Ok(content_bytes) = u32::try_from(content.len()) else {
+            return;
+        };
         let checksum = crc32c::crc32c(content);
         let content_offset = self.start + (self.bytes.len() + HEADER_BYTES) as u64;
-        self.bytes.extend_from_slice(&encode_header(&key, content_bytes, checksum));
+        self.bytes
+            .extend_from_slice(&encode_header(&key, content_bytes, checksum));
         self.bytes.extend_from_slice(content);
-        self.records.push(Record { key, content_offset, content_bytes, checksum });
+        self.records.push(Record {
+            key,
+            content_offset,
+            content_bytes,
+            checksum,
+        });
     }
 
     /// How many bytes it will take.
@@ -130,7 +151,12 @@ pub(super) struct Segment {
 impl Segment {
     /// Makes an empty one.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
         Ok(Self { file })
     }
 
@@ -182,15 +208,21 @@ impl Segment {
 
 /// The records of a sealed segment; `None` if it is not sealed or the table is damaged.
 fn read_table(file: &File, length: u64) -> io::Result<Option<Vec<Record>>> {
-    let Some(trailer_start) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let Some(trailer_start) = length.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
     let mut trailer = [0; TRAILER_BYTES];
     file.read_exact_at(&mut trailer, trailer_start)?;
     if number32(&trailer, 0) != TRAILER_MAGIC {
         return Ok(None);
     }
     let table_bytes = number64(&trailer, 8).checked_mul(HEADER_BYTES as u64);
-    let Some(table_start) = table_bytes.and_then(|bytes| trailer_start.checked_sub(bytes)) else { return Ok(None) };
-    let Ok(whole) = usize::try_from(length - table_start) else { return Ok(None) };
+    let Some(table_start) = table_bytes.and_then(|bytes| trailer_start.checked_sub(bytes)) else {
+        return Ok(None);
+    };
+    let Ok(whole) = usize::try_from(length - table_start) else {
+        return Ok(None);
+    };
     let mut bytes = vec![0; whole];
     file.read_exact_at(&mut bytes, table_start)?;
     if crc32c::crc32c(&bytes[..whole - 4]) != number32(&bytes, whole - 4) {
@@ -199,7 +231,9 @@ fn read_table(file: &File, length: u64) -> io::Result<Option<Vec<Record>>> {
     let mut records = Vec::new();
     let mut offset = 0;
     for header in bytes[..whole - TRAILER_BYTES].chunks_exact(HEADER_BYTES) {
-        let Some(record) = decode_header(header, offset) else { return Ok(None) };
+        let Some(record) = decode_header(header, offset) else {
+            return Ok(None);
+        };
         offset = record.content_offset + u64::from(record.content_bytes);
         records.push(record);
     }
@@ -213,7 +247,9 @@ fn scan(file: &File, length: u64) -> io::Result<Vec<Record>> {
     let mut header = [0; HEADER_BYTES];
     while offset + HEADER_BYTES as u64 <= length {
         file.read_exact_at(&mut header, offset)?;
-        let Some(record) = decode_header(&header, offset) else { break };
+        let Some(record) = decode_header(&header, offset) else {
+            break;
+        };
         let end = record.content_offset + u64::from(record.content_bytes);
         if end > length {
             break;

@@ -3,11 +3,19 @@
 use super::*;
 
 fn key(block: u64) -> BlockKey {
-    (ObjectId { epoch: Epoch(3), number: 9 }, block)
+    (
+        ObjectId {
+            epoch: Epoch(3),
+            number: 9,
+        },
+        block,
+    )
 }
 
 fn content(block: u64) -> Vec<u8> {
-    (0..1000 + block).map(|byte| u8::try_from((byte * 7 + block) % 251).unwrap()).collect()
+    (0..1000 + block)
+        .map(|byte| u8::try_from((byte * 7 + block) % 251).unwrap())
+        .collect()
 }
 
 /// A segment of some blocks, and where it ends.
@@ -43,9 +51,17 @@ fn a_file_cut_anywhere_keeps_the_records_before_the_cut() {
     let (segment, records, end) = written(&path, 3);
     let sealed_end = end + segment.seal(&records, end).unwrap();
     for cut in (0..sealed_end).step_by(13) {
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(cut)
+            .unwrap();
         let (opened, found, _) = Segment::open(&path).unwrap();
-        let whole = records.iter().filter(|record| record.content_offset + u64::from(record.content_bytes) <= cut).count();
+        let whole = records
+            .iter()
+            .filter(|record| record.content_offset + u64::from(record.content_bytes) <= cut)
+            .count();
         assert_eq!(found, records[..whole], "cut at {cut}");
         for record in &found {
             assert!(opened.read(record).unwrap().is_some());

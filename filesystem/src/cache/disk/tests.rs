@@ -12,7 +12,13 @@ use crate::cache::CacheSnapshot;
 const BLOCK_BYTES: usize = 64 << 10;
 
 fn key(number: u64) -> BlockKey {
-    (ObjectId { epoch: Epoch(1), number: number / 16 }, number % 16)
+    (
+        ObjectId {
+            epoch: Epoch(1),
+            number: number / 16,
+        },
+        number % 16,
+    )
 }
 
 fn content(number: u64) -> Bytes {
@@ -22,19 +28,29 @@ fn content(number: u64) -> Bytes {
 }
 
 fn options(directory: &Path, limit_bytes: u64) -> DiskCacheOptions {
-    DiskCacheOptions { directory: directory.to_owned(), volume: VolumeId([7; 16]), limit_bytes }
+    DiskCacheOptions {
+        directory: directory.to_owned(),
+        volume: VolumeId([7; 16]),
+        limit_bytes,
+    }
 }
 
 fn open(directory: &Path, limit_bytes: u64) -> (DiskCache, Arc<CacheCounters>) {
     let counters = Arc::new(CacheCounters::default());
-    (DiskCache::open(&options(directory, limit_bytes), counters.clone()).unwrap(), counters)
+    (
+        DiskCache::open(&options(directory, limit_bytes), counters.clone()).unwrap(),
+        counters,
+    )
 }
 
 /// Waits until a condition holds, at most a minute.
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come true");
+        assert!(
+            start.elapsed() < Duration::from_mins(1),
+            "{what} did not come true"
+        );
         std::thread::yield_now();
     }
 }
@@ -45,7 +61,10 @@ fn all_written(cache: &DiskCache) -> bool {
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let slot = directory.join(VolumeId([7; 16]).to_string()).join("slot-0");
-    let mut files: Vec<_> = fs::read_dir(slot).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(slot)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "blocks"));
     files.sort();
     files
@@ -83,10 +102,18 @@ async fn the_files_stay_within_the_limit_and_blocks_that_are_read_outlive_others
         wait_until("writing", || all_written(&cache));
         // Block 0 is read again and again, the others never.
         assert_eq!(cache.get(key(0)).await, Some(content(0)));
-        let bytes: u64 = files(directory.path()).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum();
+        let bytes: u64 = files(directory.path())
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|meta| meta.len())
+            .sum();
         assert!(bytes <= limit + BATCH_BYTES, "{bytes} bytes of files");
     }
-    let CacheSnapshot { disk_evictions, disk_bytes, .. } = counters.snapshot();
+    let CacheSnapshot {
+        disk_evictions,
+        disk_bytes,
+        ..
+    } = counters.snapshot();
     assert!(disk_evictions > 500 && disk_bytes <= limit);
     assert_eq!(cache.get(key(1)).await, None);
     assert_eq!(cache.get(key(1023)).await, Some(content(1023)));
@@ -127,7 +154,12 @@ async fn after_a_kill_the_records_before_the_torn_one_are_found() {
     // Neither table nor trailer, and the last record torn: what a killed process leaves.
     let file = files(directory.path()).remove(0);
     let torn = 8 * (BLOCK_BYTES + segment::HEADER_BYTES) - 1;
-    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(torn as u64).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(torn as u64)
+        .unwrap();
     // A file that never was one.
     fs::write(file.with_file_name("00000000000000ff.blocks"), b"garbage").unwrap();
     let (cache, counters) = open(directory.path(), 64 << 20);
@@ -189,7 +221,11 @@ fn a_limit_too_small_to_be_of_use_is_refused() {
 fn many_readers_and_writers_at_once_see_only_right_contents() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _) = open(directory.path(), 16 << 20);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .unwrap();
     let cache = Arc::new(cache);
     let tasks: Vec<_> = (0..8_u64)
         .map(|task| {

@@ -20,18 +20,31 @@ impl View for Map {
         if start >= end {
             return Ok(Vec::new());
         }
-        let range = self.0.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)));
-        Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        let range = self
+            .0
+            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)));
+        Ok(range
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 }
 
 fn mutation(key: u8, value: Option<u8>) -> Mutation {
-    Mutation { key: Bytes::from(vec![key]), value: value.map(|value| Bytes::from(vec![value])) }
+    Mutation {
+        key: Bytes::from(vec![key]),
+        value: value.map(|value| Bytes::from(vec![value])),
+    }
 }
 
 fn overlay(mutations: &[(u8, Option<u8>)]) -> Overlay {
     let mut overlay = Overlay::default();
-    overlay.extend(&mutations.iter().map(|(key, value)| mutation(*key, *value)).collect::<Vec<_>>());
+    overlay.extend(
+        &mutations
+            .iter()
+            .map(|(key, value)| mutation(*key, *value))
+            .collect::<Vec<_>>(),
+    );
     overlay
 }
 
@@ -47,13 +60,34 @@ fn a_read_remembers_the_youngest_uncommitted_layer_it_depends_on() {
         read(&view);
         view.depth()
     };
-    assert_eq!(depth_of(&|view| assert!(view.get(&[1]).unwrap().is_some())), Depth::Committed);
-    assert_eq!(depth_of(&|view| assert!(view.get(&[3]).unwrap().is_some())), Depth::Flight);
-    assert_eq!(depth_of(&|view| assert!(view.get(&[5]).unwrap().is_none())), Depth::Filling);
-    assert_eq!(depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 1).unwrap().len(), 1)), Depth::Committed);
-    assert_eq!(depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 2).unwrap().len(), 2)), Depth::Flight);
-    assert_eq!(depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 3).unwrap().len(), 3)), Depth::Filling);
-    assert_eq!(depth_of(&|view| assert_eq!(view.scan(&[6], &[255], 3).unwrap().len(), 1)), Depth::Committed);
+    assert_eq!(
+        depth_of(&|view| assert!(view.get(&[1]).unwrap().is_some())),
+        Depth::Committed
+    );
+    assert_eq!(
+        depth_of(&|view| assert!(view.get(&[3]).unwrap().is_some())),
+        Depth::Flight
+    );
+    assert_eq!(
+        depth_of(&|view| assert!(view.get(&[5]).unwrap().is_none())),
+        Depth::Filling
+    );
+    assert_eq!(
+        depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 1).unwrap().len(), 1)),
+        Depth::Committed
+    );
+    assert_eq!(
+        depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 2).unwrap().len(), 2)),
+        Depth::Flight
+    );
+    assert_eq!(
+        depth_of(&|view| assert_eq!(view.scan(&[0], &[255], 3).unwrap().len(), 3)),
+        Depth::Filling
+    );
+    assert_eq!(
+        depth_of(&|view| assert_eq!(view.scan(&[6], &[255], 3).unwrap().len(), 1)),
+        Depth::Committed
+    );
 }
 
 proptest! {

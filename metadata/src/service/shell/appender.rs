@@ -44,7 +44,11 @@ pub(super) fn start(
                     metrics.append_seconds.observe(begun.elapsed().as_secs_f64());
                     let result = result.map_err(classify);
                     let last = matches!(result, Err(AppendError::Final(_)));
-                    if commands.blocking_send(Command::Input(Input::Appended(result))).is_err() || last {
+                    if commands
+                        .blocking_send(Command::Input(Input::Appended(result)))
+                        .is_err()
+                        || last
+                    {
                         return;
                     }
                 }
@@ -56,7 +60,10 @@ pub(super) fn start(
             }
         }
     };
-    let thread = std::thread::Builder::new().name("appender".into()).spawn(run).map_err(ServeError::Thread)?;
+    let thread = std::thread::Builder::new()
+        .name("appender".into())
+        .spawn(run)
+        .map_err(ServeError::Thread)?;
     Ok((sender, thread))
 }
 

@@ -13,7 +13,9 @@ use twinshore_protocol::{Position, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
 use super::executor::Command;
-use crate::archive::{ArchiveError, ArchiveHandle, Archiver, ArchiverOptions, FrozenState, RecordSource, SourceError};
+use crate::archive::{
+    ArchiveError, ArchiveHandle, Archiver, ArchiverOptions, FrozenState, RecordSource, SourceError,
+};
 use crate::journal::{JournalError, JournalReader, Tail};
 
 /// The parts that the archiver is built from.
@@ -29,11 +31,28 @@ pub(super) struct Parts {
 
 /// Starts the archiver. It runs without buckets too: one may come later.
 pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
-    let Parts { volume, began, buckets, reader, commands, stopped } = parts;
-    let source = Arc::new(Source { reader, commands: commands.clone() });
+    let Parts {
+        volume,
+        began,
+        buckets,
+        reader,
+        commands,
+        stopped,
+    } = parts;
+    let source = Arc::new(Source {
+        reader,
+        commands: commands.clone(),
+    });
     // Random, so that two processes with a copied data directory can be told apart.
     let instance = RandomState::new().build_hasher().finish();
-    let (archiver, handle) = Archiver::new(volume, &began, instance, source, buckets, ArchiverOptions::default());
+    let (archiver, handle) = Archiver::new(
+        volume,
+        &began,
+        instance,
+        source,
+        buckets,
+        ArchiverOptions::default(),
+    );
     let task = tokio::spawn(run(archiver, handle.clone(), commands, stopped));
     (handle, task)
 }
@@ -49,8 +68,12 @@ async fn run(
         while status.changed().await.is_ok() {
             let command = {
                 let now = status.borrow_and_update();
-                let (checkpoint, archived) = (now.checkpoint(), now.archived());
-                Command::Archived { checkpoint, archived, trim_floor: now.trim_floor }
+
+                Command::Archived {
+                    checkpoint: now.checkpoint(),
+                    archived: now.archived(),
+                    trim_floor: now.trim_floor,
+                }
             };
             if commands.send(command).await.is_err() {
                 return;
@@ -95,13 +118,17 @@ impl RecordSource for Source {
         let reader = self.reader.clone();
         // Reading blocks on the disk.
         let read = tokio::task::spawn_blocking(move || reader.read(from, max_bytes)).await;
-        read.map_err(|error| SourceError::Stopped(error.to_string()))?.map_err(failed)
+        read.map_err(|error| SourceError::Stopped(error.to_string()))?
+            .map_err(failed)
     }
 
     async fn snapshot(&self) -> Result<FrozenState, SourceError> {
         let stopped = || SourceError::Stopped("it is stopping".into());
         let (sender, receiver) = oneshot::channel();
-        self.commands.send(Command::Snapshot(sender)).await.map_err(|_| stopped())?;
+        self.commands
+            .send(Command::Snapshot(sender))
+            .await
+            .map_err(|_| stopped())?;
         let frozen = receiver.await.map_err(|_| stopped())?;
         frozen.map_err(|error| SourceError::Stopped(error.to_string()))
     }

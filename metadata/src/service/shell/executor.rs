@@ -14,9 +14,9 @@ use twinshore_protocol::{Extent, ExtentSource, Position, Reply};
 
 use super::appender::Job;
 use super::{Clock, ServeError};
-use crate::service::state::{ConnectionId, Input, Numbers, Output, Service};
 use crate::archive::FrozenState;
 use crate::journal::Tail;
+use crate::service::state::{ConnectionId, Input, Numbers, Output, Service};
 use crate::view::{ViewError, ViewStore};
 
 /// What is under way to one stream at most, in bytes, roughly: a window full of directory pages. A client that does not
@@ -117,7 +117,10 @@ impl<V: ViewStore + 'static> Executor<V> {
             drop(executor);
             let _ = ended.send(failure);
         };
-        let thread = std::thread::Builder::new().name("executor".into()).spawn(run).map_err(ServeError::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name("executor".into())
+            .spawn(run)
+            .map_err(ServeError::Thread)?;
         Ok((thread, receiver))
     }
 
@@ -153,14 +156,29 @@ impl<V: ViewStore + 'static> Executor<V> {
                     }
                     Command::Report(sender) => {
                         let status = self.service.status().map_err(|error| error.to_string());
-                        let _ = sender.send(Report { status, numbers: self.service.numbers() });
+                        let _ = sender.send(Report {
+                            status,
+                            numbers: self.service.numbers(),
+                        });
                     }
                     Command::Snapshot(sender) => {
-                        let Tail { epoch: _, position, digest } = self.service.tail();
+                        let Tail {
+                            epoch: _,
+                            position,
+                            digest,
+                        } = self.service.tail();
                         let frozen = self.service.store().snapshot();
-                        let _ = sender.send(frozen.map(|view| FrozenState { position, digest, view }));
+                        let _ = sender.send(frozen.map(|view| FrozenState {
+                            position,
+                            digest,
+                            view,
+                        }));
                     }
-                    Command::Archived { checkpoint, archived, trim_floor } => {
+                    Command::Archived {
+                        checkpoint,
+                        archived,
+                        trim_floor,
+                    } => {
                         self.trim_floor = trim_floor;
                         self.handle(Input::Archived { checkpoint, archived });
                     }
@@ -214,12 +232,17 @@ impl<V: ViewStore + 'static> Executor<V> {
 
     /// Sends a message. `false`: the stream had to be given up.
     fn send(&mut self, connection: ConnectionId, message: ServerMessage) -> bool {
-        let Some(egress) = self.streams.get(&connection) else { return true };
+        let Some(egress) = self.streams.get(&connection) else {
+            return true;
+        };
         let weight = weight(&message);
         let queued = egress.queued_bytes.fetch_add(weight, Ordering::Relaxed) + weight;
         let gone = egress.messages.send((message, weight)).is_err();
         if queued > EGRESS_BYTES_MAX {
-            tracing::warn!(connection = connection.0, "a client does not read what it asked for: closing its stream");
+            tracing::warn!(
+                connection = connection.0,
+                "a client does not read what it asked for: closing its stream"
+            );
         }
         let lost = gone || queued > EGRESS_BYTES_MAX;
         if lost {
@@ -269,16 +292,19 @@ fn weight(message: &ServerMessage) -> usize {
         inline.sum()
     };
     let content = match message {
-        ServerMessage::Reply { result: Ok(reply), .. } => match reply {
+        ServerMessage::Reply {
+            result: Ok(reply), ..
+        } => match reply {
             Reply::Bytes(bytes) => bytes.len(),
             Reply::Directory { entries, .. } => entries.len() * 256,
             Reply::Extents { extents: list, .. } => extents(list),
             Reply::Committed { attributes } => attributes.len() * 128,
             Reply::Trash(items) => items.len() * 256,
             Reply::Objects(objects) => objects.len() * 64,
-            Reply::InlineExtents(list) => {
-                list.iter().map(|(_, extent)| extents(std::slice::from_ref(extent))).sum()
-            }
+            Reply::InlineExtents(list) => list
+                .iter()
+                .map(|(_, extent)| extents(std::slice::from_ref(extent)))
+                .sum(),
             Reply::Status(status) => status.sessions.len() * 256,
             _ => 0,
         },

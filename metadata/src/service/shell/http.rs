@@ -59,13 +59,21 @@ async fn health(State(shared): State<Shared>) -> Response {
             (StatusCode::OK, "degraded: the journal's disk is full\n").into_response()
         }
         Some(_) => (StatusCode::OK, "ok\n").into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the metadata service does not answer\n").into_response(),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the metadata service does not answer\n",
+        )
+            .into_response(),
     }
 }
 
 async fn scrape(State(shared): State<Shared>) -> Response {
     let Some(report) = report(&shared.commands).await else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the metadata service does not answer\n").into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the metadata service does not answer\n",
+        )
+            .into_response();
     };
     match shared.metrics.render(&report) {
         Ok(text) => {

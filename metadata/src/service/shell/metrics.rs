@@ -101,36 +101,110 @@ impl Metrics {
         metrics
     }
 
+    #[allow(clippy::too_many_lines)] // A list, one entry for each metric.
     fn register(&mut self) {
         let r = &mut self.registry;
         let append = self.append_seconds.clone();
-        r.register_with_unit("append", "Durations of durable appends to the journal", Unit::Seconds, append);
+        r.register_with_unit(
+            "append",
+            "Durations of durable appends to the journal",
+            Unit::Seconds,
+            append,
+        );
         r.register("operations", "Executed operations", self.operations.clone());
         r.register("records", "Records appended to the journal", self.batches.clone());
-        r.register("record_operations", "Mutating operations in all records", self.batch_operations.clone());
-        r.register("journal_bytes", "Bytes appended to the journal", self.journal_bytes.clone());
-        r.register("invalidations", "Items that clients were told to drop", self.invalidations.clone());
-        r.register("recalls_waited", "Replies that waited for acknowledgements", self.recalls_waited.clone());
-        r.register("cleaned_rows", "Rows removed in the background", self.cleaned_rows.clone());
+        r.register(
+            "record_operations",
+            "Mutating operations in all records",
+            self.batch_operations.clone(),
+        );
+        r.register(
+            "journal_bytes",
+            "Bytes appended to the journal",
+            self.journal_bytes.clone(),
+        );
+        r.register(
+            "invalidations",
+            "Items that clients were told to drop",
+            self.invalidations.clone(),
+        );
+        r.register(
+            "recalls_waited",
+            "Replies that waited for acknowledgements",
+            self.recalls_waited.clone(),
+        );
+        r.register(
+            "cleaned_rows",
+            "Rows removed in the background",
+            self.cleaned_rows.clone(),
+        );
         r.register("current", "How many there are now, by kind", self.now.clone());
-        r.register("journal_position", "The last committed record", self.position.clone());
+        r.register(
+            "journal_position",
+            "The last committed record",
+            self.position.clone(),
+        );
         r.register("epoch", "The epoch of this service", self.epoch.clone());
-        r.register("archived_position", "The last record that both buckets hold", self.archived.clone());
-        r.register("checkpoint_position", "The last checkpoint that both buckets hold", self.checkpoint.clone());
-        r.register("journal_full", "Whether the journal's disk is full", self.full.clone());
-        r.register("lag_seconds", "Age of the oldest owed copy", self.lag_seconds.clone());
+        r.register(
+            "archived_position",
+            "The last record that both buckets hold",
+            self.archived.clone(),
+        );
+        r.register(
+            "checkpoint_position",
+            "The last checkpoint that both buckets hold",
+            self.checkpoint.clone(),
+        );
+        r.register(
+            "journal_full",
+            "Whether the journal's disk is full",
+            self.full.clone(),
+        );
+        r.register(
+            "lag_seconds",
+            "Age of the oldest owed copy",
+            self.lag_seconds.clone(),
+        );
         r.register("lag_bytes", "Bytes owed", self.lag_bytes.clone());
         r.register("lag_objects", "Objects owed", self.lag_objects.clone());
-        r.register("watermark_position", "The position up to which a side has every object", self.watermark.clone());
-        r.register("quarantined_objects", "Objects set aside because they cannot be copied", self.quarantined.clone());
-        r.register("pending_deletions", "Objects waiting to be deleted", self.pending_deletions.clone());
-        r.register("copied_objects", "Objects copied since the start", self.copied_objects.clone());
-        r.register("copied_bytes", "Bytes copied since the start", self.copied_bytes.clone());
+        r.register(
+            "watermark_position",
+            "The position up to which a side has every object",
+            self.watermark.clone(),
+        );
+        r.register(
+            "quarantined_objects",
+            "Objects set aside because they cannot be copied",
+            self.quarantined.clone(),
+        );
+        r.register(
+            "pending_deletions",
+            "Objects waiting to be deleted",
+            self.pending_deletions.clone(),
+        );
+        r.register(
+            "copied_objects",
+            "Objects copied since the start",
+            self.copied_objects.clone(),
+        );
+        r.register(
+            "copied_bytes",
+            "Bytes copied since the start",
+            self.copied_bytes.clone(),
+        );
         r.register("used_bytes", "Bytes allocated by files", self.used_bytes.clone());
         r.register("used_inodes", "Inodes in use", self.used_inodes.clone());
-        r.register("inline_bytes", "Bytes inline in the metadata", self.inline_bytes.clone());
+        r.register(
+            "inline_bytes",
+            "Bytes inline in the metadata",
+            self.inline_bytes.clone(),
+        );
         r.register("objects", "Objects that metadata names", self.objects.clone());
-        r.register("object_bytes", "Their bytes in one bucket", self.object_bytes.clone());
+        r.register(
+            "object_bytes",
+            "Their bytes in one bucket",
+            self.object_bytes.clone(),
+        );
     }
 
     /// All metrics as text, brought up to date from a report.
@@ -147,13 +221,21 @@ impl Metrics {
             set(&self.objects, status.objects);
             set(&self.object_bytes, status.object_bytes);
             for side in &status.replication {
-                let label = SideLabel { side: side.side.to_string() };
+                let label = SideLabel {
+                    side: side.side.to_string(),
+                };
                 set(&self.lag_seconds.get_or_create(&label), side.lag_seconds);
                 set(&self.lag_bytes.get_or_create(&label), side.pending_bytes);
                 set(&self.lag_objects.get_or_create(&label), side.pending_objects);
                 set(&self.watermark.get_or_create(&label), side.watermark.0);
-                set(&self.quarantined.get_or_create(&label), side.quarantined.len() as u64);
-                set(&self.pending_deletions.get_or_create(&label), side.pending_deletions);
+                set(
+                    &self.quarantined.get_or_create(&label),
+                    side.quarantined.len() as u64,
+                );
+                set(
+                    &self.pending_deletions.get_or_create(&label),
+                    side.pending_deletions,
+                );
                 set(&self.copied_objects.get_or_create(&label), side.copied_objects);
                 set(&self.copied_bytes.get_or_create(&label), side.copied_bytes);
             }
@@ -166,15 +248,29 @@ impl Metrics {
     /// Counters only grow: adds what was counted since the last time.
     fn count(&self, numbers: &Numbers) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((kind, now), before) in OPERATION_KINDS.iter().zip(numbers.operations).zip(counted.operations) {
-            self.operations.get_or_create(&Kind { kind }).inc_by(now.saturating_sub(before));
+        for ((kind, now), before) in OPERATION_KINDS
+            .iter()
+            .zip(numbers.operations)
+            .zip(counted.operations)
+        {
+            self.operations
+                .get_or_create(&Kind { kind })
+                .inc_by(now.saturating_sub(before));
         }
         for (counter, now, before) in [
             (&self.batches, numbers.batches, counted.batches),
-            (&self.batch_operations, numbers.batch_operations, counted.batch_operations),
+            (
+                &self.batch_operations,
+                numbers.batch_operations,
+                counted.batch_operations,
+            ),
             (&self.journal_bytes, numbers.journal_bytes, counted.journal_bytes),
             (&self.invalidations, numbers.invalidations, counted.invalidations),
-            (&self.recalls_waited, numbers.recalls_waited, counted.recalls_waited),
+            (
+                &self.recalls_waited,
+                numbers.recalls_waited,
+                counted.recalls_waited,
+            ),
             (&self.cleaned_rows, numbers.cleaned_rows, counted.cleaned_rows),
         ] {
             counter.inc_by(now.saturating_sub(before));

@@ -141,7 +141,16 @@ pub fn create_volume(data_dir: &std::path::Path, format: &VolumeFormat) -> Resul
 
 /// Serves a volume until `stop` is ready, or something fails.
 pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-    let ServeOptions { data_dir, volume, listen, http, buckets, directory, service: service_options, ready } = options;
+    let ServeOptions {
+        data_dir,
+        volume,
+        listen,
+        http,
+        buckets,
+        directory,
+        service: service_options,
+        ready,
+    } = options;
     // First, so that clients that come during the replay wait instead of being refused.
     let listener = bind(listen).await?;
     let http_listener = match http {
@@ -149,14 +158,21 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         None => None,
     };
     let local = |listener: &TcpListener, address| {
-        listener.local_addr().map_err(|source| ServeError::Listen { address, source })
+        listener
+            .local_addr()
+            .map_err(|source| ServeError::Listen { address, source })
     };
     let listen = local(&listener, listen)?;
     let http = match (&http_listener, http) {
         (Some(listener), Some(address)) => Some(local(listener, address)?),
         _ => None,
     };
-    let DataDirectory { format, mut journal, mut view, lock } = DataDirectory::open(&data_dir, volume, directory)?;
+    let DataDirectory {
+        format,
+        mut journal,
+        mut view,
+        lock,
+    } = DataDirectory::open(&data_dir, volume, directory)?;
     if journal.tail().map_err(RecoveryError::from)?.position == twinshore_protocol::Position::ZERO {
         // The creation was cut off between the directory and its first record.
         recovery::create(&mut journal, &mut view, &format, wall_clock())?;
@@ -187,7 +203,11 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     let server = tokio::spawn(streams::serve(listener, commands.clone(), stopped));
     if let Some(ready) = ready {
         // Whoever asked may have lost interest.
-        let _ = ready.send(Ready { listen, http, archive });
+        let _ = ready.send(Ready {
+            listen,
+            http,
+            archive,
+        });
     }
     tracing::info!(%listen, "ready");
 
@@ -238,7 +258,9 @@ async fn join(what: &'static str, task: tokio::task::JoinHandle<()>) {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })
 }
 
 async fn tick(commands: mpsc::Sender<Command>) {
@@ -260,16 +282,23 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        Self { started: std::time::Instant::now() }
+        Self {
+            started: std::time::Instant::now(),
+        }
     }
 
     fn now(&self) -> super::state::Instants {
-        super::state::Instants { wall: wall_clock(), monotonic: self.started.elapsed() }
+        super::state::Instants {
+            wall: wall_clock(),
+            monotonic: self.started.elapsed(),
+        }
     }
 }
 
 fn wall_clock() -> Timestamp {
     // A clock before 1970 is a machine without one.
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::since_epoch(since)
 }

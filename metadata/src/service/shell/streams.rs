@@ -82,14 +82,24 @@ pub(super) async fn serve(
 impl Metadata for Streams {
     type SessionStream = ReceiverStream<Result<ServerFrame, Status>>;
 
-    async fn session(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<ClientFrame>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         let (messages, outgoing) = mpsc::unbounded_channel();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (paused, is_paused) = watch::channel(false);
-        let egress = Egress { messages, queued_bytes: Arc::clone(&queued_bytes), paused };
+        let egress = Egress {
+            messages,
+            queued_bytes: Arc::clone(&queued_bytes),
+            paused,
+        };
         let gone = |_| Status::unavailable("the metadata service is stopping");
-        self.commands.send(Command::Connected(connection, egress)).await.map_err(gone)?;
+        self.commands
+            .send(Command::Connected(connection, egress))
+            .await
+            .map_err(gone)?;
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let (ended, has_ended) = watch::channel(false);
         tokio::spawn(write(outgoing, queued_bytes, frames, ended));
@@ -131,7 +141,9 @@ impl Reader {
             () = self.read() => {}
         }
         // Without an executor nobody needs to know.
-        let _ = commands.send(Command::Input(Input::Disconnected { connection })).await;
+        let _ = commands
+            .send(Command::Input(Input::Disconnected { connection }))
+            .await;
     }
 
     async fn read(&mut self) {
@@ -157,9 +169,14 @@ impl Reader {
             };
             let bytes: usize = frame.messages.iter().map(Bytes::len).sum();
             let permits = u32::try_from(bytes.clamp(1, INGRESS_BYTES_MAX)).unwrap_or(u32::MAX);
-            let Ok(permits) = Arc::clone(&self.ingress).acquire_many_owned(permits).await else { return };
-            let messages: Result<Vec<ClientMessage>, WireError> =
-                frame.messages.iter().map(|message| wire::decode(message)).collect();
+            let Ok(permits) = Arc::clone(&self.ingress).acquire_many_owned(permits).await else {
+                return;
+            };
+            let messages: Result<Vec<ClientMessage>, WireError> = frame
+                .messages
+                .iter()
+                .map(|message| wire::decode(message))
+                .collect();
             match messages {
                 Ok(messages) => {
                     let command = Command::Messages(self.connection, messages, permits);
@@ -195,7 +212,9 @@ async fn write(
             weight += message_weight;
             messages.push(encoded);
             if frame_bytes >= FRAME_TARGET_BYTES || rest.peek().is_none() {
-                let frame = ServerFrame { messages: std::mem::take(&mut messages) };
+                let frame = ServerFrame {
+                    messages: std::mem::take(&mut messages),
+                };
                 frame_bytes = 0;
                 if frames.send(Ok(frame)).await.is_err() {
                     break 'stream;

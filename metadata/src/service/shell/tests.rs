@@ -31,12 +31,20 @@ impl Running {
         let task = tokio::spawn(serve(options, async move {
             let _ = stopped.await;
         }));
-        Self { ready: is_ready.await.expect("it starts"), stop, task }
+        Self {
+            ready: is_ready.await.expect("it starts"),
+            stop,
+            task,
+        }
     }
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it stops").unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), self.task)
+            .await
+            .expect("it stops")
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -50,7 +58,9 @@ async fn connect(listen: SocketAddr) -> Session {
         request_deadline: Duration::from_mins(1),
     };
     let transport = Arc::new(GrpcTransport::new(&format!("http://{listen}")).unwrap());
-    Session::connect(transport, options, Arc::new(WithoutCaches)).await.unwrap()
+    Session::connect(transport, options, Arc::new(WithoutCaches))
+        .await
+        .unwrap()
 }
 
 fn name(text: &str) -> FileName {
@@ -58,9 +68,19 @@ fn name(text: &str) -> FileName {
 }
 
 async fn create(session: &Session, text: &str) -> Result<Reply, RequestError> {
-    let new = NewInode { inode: session.take_inode().await?, mode: 0o644, umask: 0 };
+    let new = NewInode {
+        inode: session.take_inode().await?,
+        mode: 0o644,
+        umask: 0,
+    };
     let (parent, name) = (InodeNumber::ROOT, name(text));
-    let operation = Operation::Create { parent, name, new, exclusive: true, truncate: false };
+    let operation = Operation::Create {
+        parent,
+        name,
+        new,
+        exclusive: true,
+        truncate: false,
+    };
     session.request(Caller::ROOT, operation).await
 }
 
@@ -86,20 +106,38 @@ async fn files_made_over_grpc_are_there_after_a_restart_and_the_session_goes_on(
         async move { create(&session, &format!("file{index}")).await }
     });
     for result in futures::future::join_all(many).await {
-        assert!(matches!(result, Ok(Reply::Created { new: true, .. })), "{result:?}");
+        assert!(
+            matches!(result, Ok(Reply::Created { new: true, .. })),
+            "{result:?}"
+        );
     }
 
     let http = running.ready.http.unwrap();
     assert!(get(http, "/healthz").await.contains("ok"));
     let metrics = get(http, "/metrics").await;
-    assert!(metrics.contains("twinshore_metadata_operations_total{kind=\"namespace\"} 500"), "{metrics}");
-    assert!(metrics.contains("twinshore_metadata_append_seconds_count"), "{metrics}");
+    assert!(
+        metrics.contains("twinshore_metadata_operations_total{kind=\"namespace\"} 500"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("twinshore_metadata_append_seconds_count"),
+        "{metrics}"
+    );
 
     running.stop().await;
     let again = Running::start(&data_dir, listen).await;
-    assert!(matches!(create(&session, "file0").await, Err(RequestError::Failed(Errno::Exists))));
-    let lookup = Operation::Lookup { parent: InodeNumber::ROOT, name: name("file499") };
-    assert!(matches!(session.request(Caller::ROOT, lookup).await, Ok(Reply::Entry(_))));
+    assert!(matches!(
+        create(&session, "file0").await,
+        Err(RequestError::Failed(Errno::Exists))
+    ));
+    let lookup = Operation::Lookup {
+        parent: InodeNumber::ROOT,
+        name: name("file499"),
+    };
+    assert!(matches!(
+        session.request(Caller::ROOT, lookup).await,
+        Ok(Reply::Entry(_))
+    ));
     session.close().await;
     again.stop().await;
 }
@@ -109,11 +147,17 @@ async fn a_directory_without_a_volume_and_a_second_service_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let empty = serve(ServeOptions::new(directory.path().join("none"), listen), async {}).await;
-    assert!(matches!(empty, Err(ServeError::Directory(DirectoryError::NoVolume(_)))), "{empty:?}");
+    assert!(
+        matches!(empty, Err(ServeError::Directory(DirectoryError::NoVolume(_)))),
+        "{empty:?}"
+    );
     let data_dir = directory.path().join("metadata");
     create_volume(&data_dir, &format()).unwrap();
     let running = Running::start(&data_dir, listen).await;
     let second = serve(ServeOptions::new(data_dir, listen), async {}).await;
-    assert!(matches!(second, Err(ServeError::Directory(DirectoryError::InUse(_)))), "{second:?}");
+    assert!(
+        matches!(second, Err(ServeError::Directory(DirectoryError::InUse(_)))),
+        "{second:?}"
+    );
     running.stop().await;
 }

@@ -67,17 +67,26 @@ impl Batch {
 impl<V: ViewStore> Service<V> {
     /// The state with everything that has been executed.
     pub(super) fn view(&self) -> Layered<'_, V> {
-        Layered::new(&self.store, self.flight.as_ref().map(|flight| &flight.overlay), &self.filling.overlay)
+        Layered::new(
+            &self.store,
+            self.flight.as_ref().map(|flight| &flight.overlay),
+            &self.filling.overlay,
+        )
     }
 
     /// The position that the filling batch will have.
     pub(super) fn filling_position(&self) -> Position {
-        let last = if self.flight.is_some() { self.tail.position.next() } else { self.tail.position };
+        let last = if self.flight.is_some() {
+            self.tail.position.next()
+        } else {
+            self.tail.position
+        };
         last.next()
     }
 
     pub(super) fn filling_is_full(&self) -> bool {
-        self.filling.operations >= self.options.batch_operations_max || self.filling.bytes >= self.options.batch_bytes_max
+        self.filling.operations >= self.options.batch_operations_max
+            || self.filling.bytes >= self.options.batch_bytes_max
     }
 
     /// Releases what is executed now, or leaves it with the batch that it depends on.
@@ -124,7 +133,11 @@ impl<V: ViewStore> Service<V> {
         self.numbers.journal_bytes += bytes.len() as u64;
         let mutations = std::mem::take(&mut record.mutations);
         self.flight = Some(Batch { mutations, ..batch });
-        self.outputs.push(Output::Append { tail: self.tail, digest, bytes });
+        self.outputs.push(Output::Append {
+            tail: self.tail,
+            digest,
+            bytes,
+        });
         // What did not fit can fill the next one.
         self.drain()
     }
@@ -164,7 +177,10 @@ impl<V: ViewStore> Service<V> {
     fn full(&mut self) -> Result<(), ServiceError> {
         self.numbers.full = true;
         tracing::error!("the journal's disk is full: changes are refused until there is space");
-        let flight = self.flight.take().ok_or(ServiceError::WrongAppend(self.tail.position))?;
+        let flight = self
+            .flight
+            .take()
+            .ok_or(ServiceError::WrongAppend(self.tail.position))?;
         let filling = std::mem::take(&mut self.filling);
         self.background.failed(self.now.monotonic);
         for entry in flight.entries.into_iter().chain(filling.entries) {
@@ -175,7 +191,13 @@ impl<V: ViewStore> Service<V> {
                     }
                     self.unmark_removed(&held);
                     if held.mutates {
-                        let failed = Held { result: Err(Errno::NoSpace), mutates: false, changes: Vec::new(), opened: None, ..held };
+                        let failed = Held {
+                            result: Err(Errno::NoSpace),
+                            mutates: false,
+                            changes: Vec::new(),
+                            opened: None,
+                            ..held
+                        };
                         self.release(failed, self.tail.position);
                     } else if let Some(session) = self.sessions.get_mut(&held.session) {
                         // It has read what will never be.
@@ -204,10 +226,19 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
     ) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         state.in_flight.remove(&number);
         if let Some(connection) = state.connection {
-            self.send(connection, ServerMessage::Reply { number, position, result });
+            self.send(
+                connection,
+                ServerMessage::Reply {
+                    number,
+                    position,
+                    result,
+                },
+            );
         }
     }
 }

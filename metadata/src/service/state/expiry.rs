@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use twinshore_protocol::message::{SESSION_SECONDS, ServerMessage};
 use twinshore_protocol::SessionId;
+use twinshore_protocol::message::{SESSION_SECONDS, ServerMessage};
 
 use super::batch::Entry;
 use super::{Fault, Service, ServiceError};
@@ -17,7 +17,9 @@ impl<V: ViewStore> Service<V> {
     /// A sign of life, answered in the order of the stream: invalidations pushed before it arrive before its answer.
     pub(super) fn heartbeat(&mut self, id: SessionId, number: u64) {
         let now = self.now.monotonic;
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if session.closing {
             return;
         }
@@ -38,17 +40,25 @@ impl<V: ViewStore> Service<V> {
     pub(super) fn expire_sessions(&mut self) -> Result<(), ServiceError> {
         let now = self.now.monotonic;
         let limit = Duration::from_secs(SESSION_SECONDS);
-        let silent = self.sessions.iter().filter(|(_, state)| !state.closing && now.saturating_sub(state.heard) >= limit);
+        let silent = self
+            .sessions
+            .iter()
+            .filter(|(_, state)| !state.closing && now.saturating_sub(state.heard) >= limit);
         let silent: Vec<_> = silent.map(|(id, _)| *id).collect();
         for session in silent {
-            tracing::warn!(session = session.0, "a session has been silent for too long: it is over");
+            tracing::warn!(
+                session = session.0,
+                "a session has been silent for too long: it is over"
+            );
             self.end_session(session)?;
         }
         Ok(())
     }
 
     fn end_session(&mut self, id: SessionId) -> Result<(), ServiceError> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
         if session.closing {
             return Ok(());
         }

@@ -36,7 +36,10 @@ pub(super) struct Faults {
 #[cfg(any(test, feature = "deliberate-faults"))]
 impl Faults {
     pub fn new(fault: Option<Fault>) -> Self {
-        Self { fault, opportunities: 0 }
+        Self {
+            fault,
+            opportunities: 0,
+        }
     }
 
     /// Is this fault on?
@@ -57,7 +60,8 @@ impl Faults {
     pub fn tamper(&mut self, mutations: &mut Vec<Mutation>) {
         use crate::core::keys;
         let owed = |mutation: &Mutation| {
-            matches!(mutation.key.first(), Some(&(keys::OWED | keys::OWED_POSITION))) && mutation.value.is_some()
+            matches!(mutation.key.first(), Some(&(keys::OWED | keys::OWED_POSITION)))
+                && mutation.value.is_some()
         };
         if mutations.iter().any(owed) && self.take(Fault::ForgetOutboxEntry) {
             mutations.retain(|mutation| !owed(mutation));

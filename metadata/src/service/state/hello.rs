@@ -37,7 +37,16 @@ impl<V: ViewStore> Service<V> {
             self.close(connection);
             return Ok(());
         }
-        let Hello { protocol_version: _, volume: _, session, role, near, task_slots, description, seen: _ } = hello;
+        let Hello {
+            protocol_version: _,
+            volume: _,
+            session,
+            role,
+            near,
+            task_slots,
+            description,
+            seen: _,
+        } = hello;
         let (session, outcome) = if let Some(session) = session {
             // The old stream is dead, though perhaps nobody has told us yet. What came over it and is not executed is sent
             // again over the new one.
@@ -59,32 +68,60 @@ impl<V: ViewStore> Service<V> {
         } else {
             let session = SessionId((self.tail.epoch.0 << 32) | self.next_session);
             self.next_session += 1;
-            let opened =
-                self.maintain(&Maintenance::OpenSession { session, role, near, description: description.clone() })?;
-            self.sessions.insert(session, Session::new(role, near, description, self.now.monotonic, self.tail.epoch));
+            let opened = self.maintain(&Maintenance::OpenSession {
+                session,
+                role,
+                near,
+                description: description.clone(),
+            })?;
+            self.sessions.insert(
+                session,
+                Session::new(role, near, description, self.now.monotonic, self.tail.epoch),
+            );
             (session, opened)
         };
         let (inodes, objects) = match outcome.result {
             Ok(Reply::Granted { inodes, objects }) => (inodes, objects),
-            _ if self.faults.is(Fault::SkipEpochOrSessionCheck) => (NumberRange::default(), NumberRange::default()),
-            _ => return Err(ServiceError::Unexpected { what: "to grant numbers to a session" }),
+            _ if self.faults.is(Fault::SkipEpochOrSessionCheck) => {
+                (NumberRange::default(), NumberRange::default())
+            }
+            _ => {
+                return Err(ServiceError::Unexpected {
+                    what: "to grant numbers to a session",
+                });
+            }
         };
         self.filling.add_mutations(&outcome.mutations);
         self.connections.insert(connection, Connection::Greeting(session));
-        self.filling.entries.push(Entry::Welcome(Greeting { connection, session, task_slots, inodes, objects }));
+        self.filling.entries.push(Entry::Welcome(Greeting {
+            connection,
+            session,
+            task_slots,
+            inodes,
+            objects,
+        }));
         Ok(())
     }
 
     fn refusal(&self, hello: &Hello) -> Option<Refusal> {
         if hello.protocol_version != PROTOCOL_VERSION {
-            return Some(Refusal::Version { offered: hello.protocol_version, served: PROTOCOL_VERSION });
+            return Some(Refusal::Version {
+                offered: hello.protocol_version,
+                served: PROTOCOL_VERSION,
+            });
         }
         if let Some(expected) = hello.volume
             && expected != self.format.volume
         {
-            return Some(Refusal::OtherVolume { served: self.format.volume, expected });
+            return Some(Refusal::OtherVolume {
+                served: self.format.volume,
+                expected,
+            });
         }
-        if hello.seen.is_some_and(|(epoch, position)| epoch > self.tail.epoch || position > self.tail.position) {
+        if hello
+            .seen
+            .is_some_and(|(epoch, position)| epoch > self.tail.epoch || position > self.tail.position)
+        {
             return Some(Refusal::Behind);
         }
         match hello.session {
@@ -92,15 +129,21 @@ impl<V: ViewStore> Service<V> {
                 let alive = self.sessions.get(&session).is_some_and(|state| !state.closing);
                 (!alive).then_some(Refusal::SessionExpired)
             }
-            None => (self.sessions.len() >= self.options.sessions_max as usize)
-                .then_some(Refusal::TooManySessions { limit: self.options.sessions_max }),
+            None => (self.sessions.len() >= self.options.sessions_max as usize).then_some(
+                Refusal::TooManySessions {
+                    limit: self.options.sessions_max,
+                },
+            ),
         }
     }
 
     fn grant_numbers(&self, session: SessionId) -> Result<core::Outcome, ServiceError> {
         let view = self.view();
         let open = self.open_inodes(session);
-        let near = self.sessions.get(&session).map_or(twinshore_protocol::Side::Primary, |state| state.near);
+        let near = self
+            .sessions
+            .get(&session)
+            .map_or(twinshore_protocol::Side::Primary, |state| state.near);
         let context = Context {
             now: self.now.wall,
             position: self.filling_position(),
@@ -115,12 +158,20 @@ impl<V: ViewStore> Service<V> {
 
     /// The record of a session, or of its new numbers, is committed.
     pub(super) fn welcome(&mut self, greeting: &Greeting) {
-        let Greeting { connection, session, task_slots, inodes, objects } = *greeting;
+        let Greeting {
+            connection,
+            session,
+            task_slots,
+            inodes,
+            objects,
+        } = *greeting;
         if self.connections.get(&connection) != Some(&Connection::Greeting(session)) {
             // It went away meanwhile. A new session that nobody knows of expires.
             return;
         }
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         if state.closing {
             self.close(connection);
             return;
@@ -150,39 +201,66 @@ impl<V: ViewStore> Service<V> {
 
     /// A session that resumes says what it holds. That is what it holds from then on, together with what its requests under
     /// way have opened.
-    pub(super) fn reclaim(&mut self, id: SessionId, part: Reclaim) -> Result<(), ServiceError> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        let Reclaim { opens, locks, complete } = part;
+    pub(super) fn reclaim(&mut self, id: SessionId, part: Reclaim) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Reclaim {
+            opens,
+            locks,
+            complete,
+        } = part;
         let reclaiming = &mut session.reclaiming;
         reclaiming.opens.extend(opens);
         reclaiming.locks.extend(locks);
         if reclaiming.opens.len() + reclaiming.locks.len() > RECLAIM_ITEMS_MAX {
-            tracing::warn!(session = id.0, "a client claims more open files and locks than a session may hold");
+            tracing::warn!(
+                session = id.0,
+                "a client claims more open files and locks than a session may hold"
+            );
             if let Some(connection) = session.connection {
                 self.close(connection);
             }
-            return Ok(());
+            return;
         }
         if !complete {
-            return Ok(());
+            return;
         }
-        let Reclaim { opens, locks, complete: _ } = std::mem::take(reclaiming);
-        let under_way: Vec<_> = session.in_flight.values().filter_map(|request| request.opened).collect();
+        let Reclaim {
+            opens,
+            locks,
+            complete: _,
+        } = std::mem::take(reclaiming);
+        let under_way: Vec<_> = session
+            .in_flight
+            .values()
+            .filter_map(|request| request.opened)
+            .collect();
         session.reclaimed = true;
         self.opens.release_all(id);
-        for (inode, times) in opens.into_iter().chain(under_way.into_iter().map(|inode| (inode, 1))) {
+        for (inode, times) in opens
+            .into_iter()
+            .chain(under_way.into_iter().map(|inode| (inode, 1)))
+        {
             if !self.opens.open(id, inode, times) {
-                tracing::warn!(session = id.0, inode = inode.0, "too many open inodes: a claim is dropped");
+                tracing::warn!(
+                    session = id.0,
+                    inode = inode.0,
+                    "too many open inodes: a claim is dropped"
+                );
             }
         }
         let mut granted = Vec::new();
         let lost = self.locks.reclaim(id, &locks, &mut granted);
         if lost > 0 {
-            tracing::warn!(session = id.0, lost, "locks could not be claimed again: others hold them");
+            tracing::warn!(
+                session = id.0,
+                lost,
+                "locks could not be claimed again: others hold them"
+            );
         }
         self.answer_granted(granted);
         self.background.poke();
         self.end_grace_if_over();
-        Ok(())
     }
 }

@@ -62,7 +62,11 @@ pub struct Leases {
 impl Leases {
     /// An empty table of at most `limit` holders.
     pub fn new(limit: usize) -> Self {
-        Self { holders: BTreeMap::new(), limit, hand: (InodeNumber(0), SessionId(0)) }
+        Self {
+            holders: BTreeMap::new(),
+            limit,
+            hand: (InodeNumber(0), SessionId(0)),
+        }
     }
 
     /// How many there are, stale ones included.
@@ -72,9 +76,17 @@ impl Leases {
 
     /// Makes a session a holder.
     pub fn grant(&mut self, session: SessionId, generation: u32, inode: InodeNumber, kinds: Kinds) {
-        let holder = self.holders.entry((inode, session)).or_insert(Holder { generation, kinds: Kinds::default(), strikes: 0 });
+        let holder = self.holders.entry((inode, session)).or_insert(Holder {
+            generation,
+            kinds: Kinds::default(),
+            strikes: 0,
+        });
         if holder.generation != generation {
-            *holder = Holder { generation, kinds: Kinds::default(), strikes: 0 };
+            *holder = Holder {
+                generation,
+                kinds: Kinds::default(),
+                strikes: 0,
+            };
         }
         holder.kinds = holder.kinds.union(kinds);
         if kinds.meets(Kinds::NAMES) {
@@ -102,7 +114,10 @@ impl Leases {
             Invalidation::Everything(inode) => (*inode, Kinds::ALL, Kinds::ALL),
         };
         let mut gone = Vec::new();
-        for (key, holder) in self.holders.range_mut((inode, SessionId(0))..=(inode, SessionId(u64::MAX))) {
+        for (key, holder) in self
+            .holders
+            .range_mut((inode, SessionId(0))..=(inode, SessionId(u64::MAX)))
+        {
             let session = key.1;
             if generation_of(session) != Some(holder.generation) {
                 gone.push(*key);
@@ -132,7 +147,9 @@ impl Leases {
 
     /// Does any session but this one hold something of the inode?
     pub fn held_by_other(&self, inode: InodeNumber, session: SessionId) -> bool {
-        self.holders.range((inode, SessionId(0))..=(inode, SessionId(u64::MAX))).any(|((_, holder), _)| *holder != session)
+        self.holders
+            .range((inode, SessionId(0))..=(inode, SessionId(u64::MAX)))
+            .any(|((_, holder), _)| *holder != session)
     }
 
     /// The next holder to drop, while there are more than the limit.
@@ -140,7 +157,12 @@ impl Leases {
         if self.holders.len() <= self.limit {
             return None;
         }
-        let next = self.holders.range(self.hand..).next().or_else(|| self.holders.iter().next()).map(|(key, _)| *key)?;
+        let next = self
+            .holders
+            .range(self.hand..)
+            .next()
+            .or_else(|| self.holders.iter().next())
+            .map(|(key, _)| *key)?;
         self.holders.remove(&next);
         self.hand = next;
         Some(next)
@@ -158,7 +180,11 @@ pub fn inode_of(change: &Invalidation) -> InodeNumber {
 }
 
 /// What a session may cache after this reply.
-pub fn grants_of(operation: &Operation, result: &Result<Reply, Errno>, grants: &mut Vec<(InodeNumber, Kinds)>) {
+pub fn grants_of(
+    operation: &Operation,
+    result: &Result<Reply, Errno>,
+    grants: &mut Vec<(InodeNumber, Kinds)>,
+) {
     const WITH_CONTENT: Kinds = Kinds::ATTRIBUTES.union(Kinds::CONTENT);
     match operation {
         // Absence is an answer, and is cached.
@@ -176,11 +202,15 @@ pub fn grants_of(operation: &Operation, result: &Result<Reply, Errno>, grants: &
         {
             grants.push((*parent, Kinds::NAMES));
         }
-        Operation::Rename { parent, new_parent, .. } if result.is_ok() => {
+        Operation::Rename {
+            parent, new_parent, ..
+        } if result.is_ok() => {
             grants.push((*parent, Kinds::NAMES));
             grants.push((*new_parent, Kinds::NAMES));
         }
-        Operation::ReadDirectory { directory, .. } if result.is_ok() => grants.push((*directory, Kinds::NAMES)),
+        Operation::ReadDirectory { directory, .. } if result.is_ok() => {
+            grants.push((*directory, Kinds::NAMES));
+        }
         Operation::ReadLink { inode }
         | Operation::GetExtendedAttribute { inode, .. }
         | Operation::ListExtendedAttributes { inode } => grants.push((*inode, Kinds::ATTRIBUTES)),
@@ -189,8 +219,12 @@ pub fn grants_of(operation: &Operation, result: &Result<Reply, Errno>, grants: &
     }
     let Ok(reply) = result else { return };
     match reply {
-        Reply::Entry(attributes) | Reply::Attributes(attributes) => grants.push((attributes.inode, Kinds::ATTRIBUTES)),
-        Reply::Created { attributes, .. } | Reply::Extents { attributes, .. } | Reply::Copied { attributes, .. } => {
+        Reply::Entry(attributes) | Reply::Attributes(attributes) => {
+            grants.push((attributes.inode, Kinds::ATTRIBUTES));
+        }
+        Reply::Created { attributes, .. }
+        | Reply::Extents { attributes, .. }
+        | Reply::Copied { attributes, .. } => {
             grants.push((attributes.inode, WITH_CONTENT));
         }
         Reply::Directory { entries, .. } => {
@@ -198,7 +232,11 @@ pub fn grants_of(operation: &Operation, result: &Result<Reply, Errno>, grants: &
             grants.extend(known.map(|attributes| (attributes.inode, Kinds::ATTRIBUTES)));
         }
         Reply::Committed { attributes } => {
-            grants.extend(attributes.iter().map(|attributes| (attributes.inode, WITH_CONTENT)));
+            grants.extend(
+                attributes
+                    .iter()
+                    .map(|attributes| (attributes.inode, WITH_CONTENT)),
+            );
         }
         Reply::Removed { attributes, parent } => {
             grants.push((attributes.inode, Kinds::ATTRIBUTES));
@@ -206,7 +244,11 @@ pub fn grants_of(operation: &Operation, result: &Result<Reply, Errno>, grants: &
         }
         Reply::Renamed { moved, replaced } => {
             grants.push((moved.inode, Kinds::ATTRIBUTES));
-            grants.extend(replaced.iter().map(|attributes| (attributes.inode, Kinds::ATTRIBUTES)));
+            grants.extend(
+                replaced
+                    .iter()
+                    .map(|attributes| (attributes.inode, Kinds::ATTRIBUTES)),
+            );
         }
         Reply::Done
         | Reply::Bytes(_)

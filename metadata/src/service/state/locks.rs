@@ -40,7 +40,10 @@ pub struct Waiter {
 
 impl Waiter {
     const fn owner(&self) -> Owner {
-        Owner { session: self.session, owner: self.lock.owner }
+        Owner {
+            session: self.session,
+            owner: self.lock.owner,
+        }
     }
 }
 
@@ -93,12 +96,19 @@ impl Locks {
 
     /// The first lock in the way of this one (`F_GETLK`).
     pub fn conflict(&self, inode: InodeNumber, session: SessionId, lock: &Lock) -> Option<Lock> {
-        let owner = Owner { session, owner: lock.owner };
+        let owner = Owner {
+            session,
+            owner: lock.owner,
+        };
         let file = self.files.get(&(inode, lock.family))?;
         let in_the_way = conflicts(&file.held, owner, lock).min_by_key(|held| held.start)?;
         Some(Lock {
             family: lock.family,
-            kind: if in_the_way.write { LockKind::Write } else { LockKind::Read },
+            kind: if in_the_way.write {
+                LockKind::Write
+            } else {
+                LockKind::Read
+            },
             start: in_the_way.start,
             end: in_the_way.end,
             owner: in_the_way.owner.owner,
@@ -121,11 +131,17 @@ impl Locks {
         let owner = waiter.owner();
         let key = (inode, lock.family);
         if lock.kind != LockKind::Unlock {
-            let used: usize = self.by_session.get(&session).map_or(0, |files| files.values().sum());
+            let used: usize = self
+                .by_session
+                .get(&session)
+                .map_or(0, |files| files.values().sum());
             if used >= LOCKS_PER_SESSION_MAX {
                 return SetOutcome::TooMany;
             }
-            let blocked = self.files.get(&key).is_some_and(|file| conflicts(&file.held, owner, &lock).next().is_some());
+            let blocked = self
+                .files
+                .get(&key)
+                .is_some_and(|file| conflicts(&file.held, owner, &lock).next().is_some());
             if blocked && !wait {
                 return SetOutcome::Conflict;
             }
@@ -168,9 +184,17 @@ impl Locks {
 
     /// Exchanges what a session holds for what it claims to hold. Claims that exclude locks of others are dropped and
     /// counted. What others get by that is added to `granted`.
-    pub fn reclaim(&mut self, session: SessionId, claims: &[(InodeNumber, Lock)], granted: &mut Vec<Waiter>) -> usize {
-        let mut keys: BTreeSet<_> =
-            self.by_session.get(&session).map(|files| files.keys().copied().collect()).unwrap_or_default();
+    pub fn reclaim(
+        &mut self,
+        session: SessionId,
+        claims: &[(InodeNumber, Lock)],
+        granted: &mut Vec<Waiter>,
+    ) -> usize {
+        let mut keys: BTreeSet<_> = self
+            .by_session
+            .get(&session)
+            .map(|files| files.keys().copied().collect())
+            .unwrap_or_default();
         for key in &keys {
             if let Some(file) = self.files.get_mut(key) {
                 file.held.retain(|held| held.owner.session != session);
@@ -179,7 +203,10 @@ impl Locks {
         let mut dropped = 0;
         // Claims come before waiting requests of others: they are older.
         for (inode, lock) in claims.iter().take(LOCKS_PER_SESSION_MAX) {
-            let owner = Owner { session, owner: lock.owner };
+            let owner = Owner {
+                session,
+                owner: lock.owner,
+            };
             let file = self.files.entry((*inode, lock.family)).or_default();
             keys.insert((*inode, lock.family));
             if lock.start > lock.end || conflicts(&file.held, owner, lock).next().is_some() {
@@ -198,7 +225,11 @@ impl Locks {
 
     /// Gives back what a session holds, and takes its waiting requests away. What others get by that is added to `granted`.
     pub fn release_session(&mut self, session: SessionId, granted: &mut Vec<Waiter>) {
-        let keys: Vec<_> = self.by_session.get(&session).map(|files| files.keys().copied().collect()).unwrap_or_default();
+        let keys: Vec<_> = self
+            .by_session
+            .get(&session)
+            .map(|files| files.keys().copied().collect())
+            .unwrap_or_default();
         for key in keys {
             if let Some(file) = self.files.get_mut(&key) {
                 file.held.retain(|held| held.owner.session != session);
@@ -212,11 +243,16 @@ impl Locks {
 
     /// Walks the queue of a file in order and grants what is free.
     fn grant_waiting(&mut self, key: (InodeNumber, LockFamily), granted: &mut Vec<Waiter>) {
-        let Some(file) = self.files.get_mut(&key) else { return };
+        let Some(file) = self.files.get_mut(&key) else {
+            return;
+        };
         let mut changed = BTreeSet::new();
         let mut index = 0;
         while let Some(waiter) = file.queue.get(index).copied() {
-            if conflicts(&file.held, waiter.owner(), &waiter.lock).next().is_some() {
+            if conflicts(&file.held, waiter.owner(), &waiter.lock)
+                .next()
+                .is_some()
+            {
                 index += 1;
                 continue;
             }
@@ -236,7 +272,10 @@ impl Locks {
     fn would_deadlock(&self, inode: InodeNumber, owner: Owner, lock: &Lock) -> bool {
         let blockers = |inode: InodeNumber, owner: Owner, lock: &Lock| -> Vec<Owner> {
             let file = self.files.get(&(inode, lock.family));
-            file.into_iter().flat_map(|file| conflicts(&file.held, owner, lock)).map(|held| held.owner).collect()
+            file.into_iter()
+                .flat_map(|file| conflicts(&file.held, owner, lock))
+                .map(|held| held.owner)
+                .collect()
         };
         let mut seen = BTreeSet::new();
         let mut open = blockers(inode, owner, lock);
@@ -248,7 +287,11 @@ impl Locks {
                 continue;
             }
             let places = self.by_session.get(&next.session);
-            for key in places.into_iter().flat_map(BTreeMap::keys).filter(|key| key.1 == LockFamily::Record) {
+            for key in places
+                .into_iter()
+                .flat_map(BTreeMap::keys)
+                .filter(|key| key.1 == LockFamily::Record)
+            {
                 let queue = self.files.get(key).into_iter().flat_map(|file| file.queue.iter());
                 for waiter in queue.filter(|waiter| waiter.owner() == next) {
                     open.extend(blockers(key.0, next, &waiter.lock));
@@ -260,8 +303,15 @@ impl Locks {
 
     fn recount(&mut self, key: (InodeNumber, LockFamily), session: SessionId) {
         let count = self.files.get(&key).map_or(0, |file| {
-            file.held.iter().filter(|held| held.owner.session == session).count()
-                + file.queue.iter().filter(|waiter| waiter.session == session).count()
+            file.held
+                .iter()
+                .filter(|held| held.owner.session == session)
+                .count()
+                + file
+                    .queue
+                    .iter()
+                    .filter(|waiter| waiter.session == session)
+                    .count()
         });
         let files = self.by_session.entry(session).or_default();
         if count == 0 {
@@ -275,7 +325,11 @@ impl Locks {
     }
 
     fn forget_if_empty(&mut self, key: (InodeNumber, LockFamily)) {
-        if self.files.get(&key).is_some_and(|file| file.held.is_empty() && file.queue.is_empty()) {
+        if self
+            .files
+            .get(&key)
+            .is_some_and(|file| file.held.is_empty() && file.queue.is_empty())
+        {
             self.files.remove(&key);
         }
     }
@@ -300,10 +354,16 @@ fn place(held: &mut Vec<Held>, owner: Owner, lock: &Lock) {
             continue;
         }
         if old.start < lock.start {
-            kept.push(Held { end: lock.start - 1, ..old });
+            kept.push(Held {
+                end: lock.start - 1,
+                ..old
+            });
         }
         if old.end > lock.end {
-            kept.push(Held { start: lock.end + 1, ..old });
+            kept.push(Held {
+                start: lock.end + 1,
+                ..old
+            });
         }
     }
     if lock.kind != LockKind::Unlock {

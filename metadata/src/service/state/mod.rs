@@ -277,9 +277,17 @@ pub struct Service<V: ViewStore> {
 
 impl<V: ViewStore> Service<V> {
     /// Takes over a volume. `store` has applied everything up to `tail`, whose epoch was just acquired.
-    pub fn start(store: V, tail: Tail, now: Instants, options: ServiceOptions) -> Result<(Self, Vec<Output>), ServiceError> {
+    pub fn start(
+        store: V,
+        tail: Tail,
+        now: Instants,
+        options: ServiceOptions,
+    ) -> Result<(Self, Vec<Output>), ServiceError> {
         if store.applied() != tail.position {
-            return Err(ServiceError::Behind { applied: store.applied(), tail: tail.position });
+            return Err(ServiceError::Behind {
+                applied: store.applied(),
+                tail: tail.position,
+            });
         }
         let format = core::volume::format(&store)?.ok_or(ServiceError::NoVolume)?;
         let mut sessions = BTreeMap::new();
@@ -377,17 +385,28 @@ impl<V: ViewStore> Service<V> {
         let session = match (state, message) {
             (Connection::New, ClientMessage::Hello(hello)) => return self.hello(connection, hello),
             (Connection::New | Connection::Greeting(_), _) | (_, ClientMessage::Hello(_)) => {
-                tracing::warn!(connection = connection.0, "a client broke the protocol: not one hello first");
+                tracing::warn!(
+                    connection = connection.0,
+                    "a client broke the protocol: not one hello first"
+                );
                 self.close(connection);
                 return Ok(());
             }
             (Connection::Bound(session), message) => (session, message),
         };
         match session {
-            (session, ClientMessage::Reclaim(reclaim)) => self.reclaim(session, reclaim),
-            (session, ClientMessage::Request { number, caller, operation }) => {
-                self.request(session, connection, number, caller, operation)
+            (session, ClientMessage::Reclaim(reclaim)) => {
+                self.reclaim(session, reclaim);
+                Ok(())
             }
+            (
+                session,
+                ClientMessage::Request {
+                    number,
+                    caller,
+                    operation,
+                },
+            ) => self.request(session, connection, number, caller, operation),
             (session, ClientMessage::Acknowledge { number }) => {
                 self.acknowledged(session, number);
                 Ok(())
@@ -448,7 +467,9 @@ impl<V: ViewStore> Service<V> {
     }
 
     fn disconnected(&mut self, connection: ConnectionId) {
-        let Some(Connection::Bound(id)) = self.connections.remove(&connection) else { return };
+        let Some(Connection::Bound(id)) = self.connections.remove(&connection) else {
+            return;
+        };
         if let Some(session) = self.sessions.get_mut(&id)
             && session.connection == Some(connection)
         {

@@ -6,8 +6,16 @@ use super::Service;
 use crate::view::ViewStore;
 
 /// Kinds of operations, as metrics name them.
-pub const OPERATION_KINDS: [&str; 8] =
-    ["lookup", "attributes", "namespace", "directory", "data", "extended_attributes", "locks", "administration"];
+pub const OPERATION_KINDS: [&str; 8] = [
+    "lookup",
+    "attributes",
+    "namespace",
+    "directory",
+    "data",
+    "extended_attributes",
+    "locks",
+    "administration",
+];
 
 /// What was counted, and how much there is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +107,11 @@ impl<V: ViewStore> Service<V> {
     pub fn numbers(&self) -> Numbers {
         Numbers {
             sessions: self.sessions.len(),
-            connected: self.sessions.values().filter(|session| session.connection.is_some()).count(),
+            connected: self
+                .sessions
+                .values()
+                .filter(|session| session.connection.is_some())
+                .count(),
             leases: self.leases.count_all(),
             locks: self.locks.count_all(),
             opens: self.opens.count_all(),

@@ -51,8 +51,12 @@ impl Opens {
 
     /// Takes one open back. `false`: the session does not hold it open. What is not open any more can be cleaned up.
     pub fn release(&mut self, session: SessionId, inode: InodeNumber) -> bool {
-        let Some(inodes) = self.by_session.get_mut(&session) else { return false };
-        let Some(count) = inodes.get_mut(&inode) else { return false };
+        let Some(inodes) = self.by_session.get_mut(&session) else {
+            return false;
+        };
+        let Some(count) = inodes.get_mut(&inode) else {
+            return false;
+        };
         *count -= 1;
         if *count == 0 {
             inodes.remove(&inode);

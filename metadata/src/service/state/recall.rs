@@ -41,9 +41,9 @@ impl Wait {
         for change in changes {
             let carried = match change {
                 Invalidation::Entry(directory, name) => names(&self.held.operation, *directory, name),
-                Invalidation::Attributes(inode) | Invalidation::Content(inode) | Invalidation::Everything(inode) => {
-                    self.carried.contains(inode)
-                }
+                Invalidation::Attributes(inode)
+                | Invalidation::Content(inode)
+                | Invalidation::Everything(inode) => self.carried.contains(inode),
             };
             if carried && !self.stale.contains(change) {
                 self.stale.push(change.clone());
@@ -62,9 +62,13 @@ fn names(operation: &Operation, in_directory: InodeNumber, file: &FileName) -> b
         | Operation::Link { parent, name, .. }
         | Operation::Unlink { parent, name }
         | Operation::RemoveDirectory { parent, name } => (*parent, name) == (in_directory, file),
-        Operation::Rename { parent, name, new_parent, new_name, .. } => {
-            (*parent, name) == (in_directory, file) || (*new_parent, new_name) == (in_directory, file)
-        }
+        Operation::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            ..
+        } => (*parent, name) == (in_directory, file) || (*new_parent, new_name) == (in_directory, file),
         _ => false,
     }
 }
@@ -96,7 +100,9 @@ impl<V: ViewStore> Service<V> {
                 }
             }
         }
-        let Some(session) = self.sessions.get_mut(&held.session) else { return };
+        let Some(session) = self.sessions.get_mut(&held.session) else {
+            return;
+        };
         session.waiting.insert(id);
         let generation = session.generation;
         let waited_by = std::mem::take(&mut session.waited_by);
@@ -105,7 +111,14 @@ impl<V: ViewStore> Service<V> {
         let mut grants = Vec::new();
         grants_of(&held.operation, &held.result, &mut grants);
         let carried = grants.into_iter().map(|(inode, _)| inode).collect();
-        let wait = Wait { held, position, remaining: waiting_for, generation, carried, stale: Vec::new() };
+        let wait = Wait {
+            held,
+            position,
+            remaining: waiting_for,
+            generation,
+            carried,
+            stale: Vec::new(),
+        };
         self.waits.insert(id, wait);
         // From now on nobody waits for this session.
         for wait in waited_by {
@@ -138,7 +151,10 @@ impl<V: ViewStore> Service<V> {
         let session = held.session;
         let mut grants = Vec::new();
         grants_of(&held.operation, &held.result, &mut grants);
-        let stale: Vec<_> = grants.into_iter().map(|(inode, _)| Invalidation::Everything(inode)).collect();
+        let stale: Vec<_> = grants
+            .into_iter()
+            .map(|(inode, _)| Invalidation::Everything(inode))
+            .collect();
         if depth == Depth::Committed {
             self.reply(session, held.number, self.tail.position, held.result);
             self.push(session, stale);
@@ -183,8 +199,14 @@ impl<V: ViewStore> Service<V> {
             }
         }
         if !changes.is_empty() && self.grace {
-            let unknown = self.sessions.iter().filter(|(id, state)| state.holds_everything && Some(**id) != cause);
-            let unknown: Vec<_> = unknown.map(|(id, _)| *id).filter(|id| self.is_waited_for(*id)).collect();
+            let unknown = self
+                .sessions
+                .iter()
+                .filter(|(id, state)| state.holds_everything && Some(**id) != cause);
+            let unknown: Vec<_> = unknown
+                .map(|(id, _)| *id)
+                .filter(|id| self.is_waited_for(*id))
+                .collect();
             for session in unknown {
                 waiting_for.entry(session).or_insert(0);
             }
@@ -201,7 +223,9 @@ impl<V: ViewStore> Service<V> {
     /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: a new
     /// stream begins without leases.
     fn push(&mut self, id: SessionId, items: Vec<Invalidation>) -> u64 {
-        let Some(session) = self.sessions.get_mut(&id) else { return 0 };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return 0;
+        };
         if items.is_empty() {
             return 0;
         }
@@ -211,7 +235,14 @@ impl<V: ViewStore> Service<V> {
         for inode in &inodes {
             *self.unacknowledged.entry(*inode).or_default() += 1;
         }
-        session.outstanding.insert(number, Outstanding { since: self.now.monotonic, wait: None, inodes });
+        session.outstanding.insert(
+            number,
+            Outstanding {
+                since: self.now.monotonic,
+                wait: None,
+                inodes,
+            },
+        );
         self.numbers.invalidations += items.len() as u64;
         if let Some(connection) = session.connection {
             self.send(connection, ServerMessage::Invalidate { number, items });
@@ -221,7 +252,9 @@ impl<V: ViewStore> Service<V> {
 
     /// Makes the session a holder of what a reply carries.
     fn grant(&mut self, held: &Held) {
-        let Some(session) = self.sessions.get(&held.session) else { return };
+        let Some(session) = self.sessions.get(&held.session) else {
+            return;
+        };
         if session.connection.is_none() {
             // Nobody will receive it.
             return;
@@ -239,8 +272,12 @@ impl<V: ViewStore> Service<V> {
 
     /// A holder has dropped what it was told to.
     pub(super) fn acknowledged(&mut self, session: SessionId, number: u64) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        let Some(outstanding) = state.outstanding.remove(&number) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let Some(outstanding) = state.outstanding.remove(&number) else {
+            return;
+        };
         self.settle(&outstanding);
         if let Some(wait) = outstanding.wait {
             if let Some(state) = self.sessions.get_mut(&session) {
@@ -268,14 +305,20 @@ impl<V: ViewStore> Service<V> {
 
     /// A reply waits no longer for a session; it is sent if that was the last one.
     fn stop_waiting(&mut self, id: WaitId, session: SessionId) {
-        let Some(wait) = self.waits.get_mut(&id) else { return };
+        let Some(wait) = self.waits.get_mut(&id) else {
+            return;
+        };
         wait.remaining.remove(&session);
         if !wait.remaining.is_empty() {
             return;
         }
-        let Some(wait) = self.waits.remove(&id) else { return };
+        let Some(wait) = self.waits.remove(&id) else {
+            return;
+        };
         let receiver = wait.held.session;
-        let Some(state) = self.sessions.get_mut(&receiver) else { return };
+        let Some(state) = self.sessions.get_mut(&receiver) else {
+            return;
+        };
         state.waiting.remove(&id);
         let mut became_old = wait.stale;
         if state.generation != wait.generation {
@@ -288,7 +331,9 @@ impl<V: ViewStore> Service<V> {
 
     /// Nobody waits for a session any more: its lease has ended, or it begins anew.
     pub(super) fn stop_waiting_for(&mut self, session: SessionId) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         for wait in std::mem::take(&mut state.waited_by) {
             self.stop_waiting(wait, session);
         }
@@ -296,7 +341,9 @@ impl<V: ViewStore> Service<V> {
 
     /// Forgets everything that a session may have cached.
     pub(super) fn drop_leases(&mut self, session: SessionId) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         state.generation += 1;
         state.holds_everything = false;
         let outstanding = std::mem::take(&mut state.outstanding);
@@ -310,8 +357,10 @@ impl<V: ViewStore> Service<V> {
     pub(super) fn end_leases(&mut self) {
         let now = self.now.monotonic;
         let ended = self.sessions.iter().filter(|(_, state)| state.lease_until <= now);
-        let ended: Vec<_> =
-            ended.filter(|(_, state)| !state.waited_by.is_empty() || state.holds_everything).map(|(id, _)| *id).collect();
+        let ended: Vec<_> = ended
+            .filter(|(_, state)| !state.waited_by.is_empty() || state.holds_everything)
+            .map(|(id, _)| *id)
+            .collect();
         for session in ended {
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.holds_everything = false;
@@ -325,18 +374,26 @@ impl<V: ViewStore> Service<V> {
         let now = self.now.monotonic;
         let limit = std::time::Duration::from_secs(ACKNOWLEDGE_SECONDS_MAX);
         let stuck = self.sessions.values().filter(|state| {
-            state.outstanding.first_key_value().is_some_and(|(_, oldest)| now.saturating_sub(oldest.since) > limit)
+            state
+                .outstanding
+                .first_key_value()
+                .is_some_and(|(_, oldest)| now.saturating_sub(oldest.since) > limit)
         });
         let stuck: Vec<_> = stuck.filter_map(|state| state.connection).collect();
         for connection in stuck {
-            tracing::warn!(connection = connection.0, "a client does not acknowledge invalidations: closing its stream");
+            tracing::warn!(
+                connection = connection.0,
+                "a client does not acknowledge invalidations: closing its stream"
+            );
             self.close(connection);
         }
     }
 
     /// Ends the waits of a session's own replies: there is nobody to send them to.
     pub(super) fn abandon_waits(&mut self, session: SessionId) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         for id in std::mem::take(&mut state.waiting) {
             if let Some(wait) = self.waits.remove(&id) {
                 for other in wait.remaining.keys() {

@@ -1,6 +1,8 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
-use twinshore_protocol::{Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId};
+use twinshore_protocol::{
+    Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
+};
 
 use super::batch::Held;
 use super::opens::OPEN_INODES_MAX;
@@ -28,9 +30,15 @@ impl<V: ViewStore> Service<V> {
         caller: Caller,
         operation: Operation,
     ) -> Result<(), ServiceError> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
         if !session.receive(number, &operation) {
-            tracing::warn!(session = id.0, number = number.0, "a client broke the protocol: its request is out of order");
+            tracing::warn!(
+                session = id.0,
+                number = number.0,
+                "a client broke the protocol: its request is out of order"
+            );
             self.close(connection);
             return Ok(());
         }
@@ -38,7 +46,9 @@ impl<V: ViewStore> Service<V> {
         if session.queue.is_empty() && !self.filling_is_full() {
             return self.execute(id, number, caller, operation);
         }
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
         if session.queue.is_empty() {
             self.ready.push_back(id);
         }
@@ -54,17 +64,25 @@ impl<V: ViewStore> Service<V> {
     /// Executes queued requests while the filling batch takes more, the sessions in turn.
     pub(super) fn drain(&mut self) -> Result<(), ServiceError> {
         while !self.filling_is_full() {
-            let Some(id) = self.ready.pop_front() else { return Ok(()) };
+            let Some(id) = self.ready.pop_front() else {
+                return Ok(());
+            };
             for _ in 0..TURN_REQUESTS {
                 if self.filling_is_full() {
                     break;
                 }
-                let Some(session) = self.sessions.get_mut(&id) else { break };
-                let Some((number, caller, operation)) = session.queue.pop_front() else { break };
+                let Some(session) = self.sessions.get_mut(&id) else {
+                    break;
+                };
+                let Some((number, caller, operation)) = session.queue.pop_front() else {
+                    break;
+                };
                 session.queue_bytes -= weight(&operation);
                 self.execute(id, number, caller, operation)?;
             }
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
             if session.paused && session.queue_bytes <= QUEUE_BYTES_MAX / 2 {
                 session.paused = false;
                 if let Some(connection) = session.connection {
@@ -79,6 +97,7 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// Executes one request against everything executed before it.
+    #[allow(clippy::too_many_lines)] // The order of the steps is the rule; apart they would hide it.
     pub(super) fn execute(
         &mut self,
         id: SessionId,
@@ -87,7 +106,9 @@ impl<V: ViewStore> Service<V> {
         operation: Operation,
     ) -> Result<(), ServiceError> {
         let twice = self.faults.is(Fault::ApplyRetryTwice);
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Ok(());
+        };
         if session.closing && !self.faults.is(Fault::SkipEpochOrSessionCheck) {
             return Ok(());
         }
@@ -104,13 +125,21 @@ impl<V: ViewStore> Service<V> {
         }
         session.check_until = session.check_until.max(number);
         let waits_for_lock = waits_for_lock(&operation);
-        session.in_flight.insert(number, UnderWay { opened: None, waits_for_lock });
+        session.in_flight.insert(
+            number,
+            UnderWay {
+                opened: None,
+                waits_for_lock,
+            },
+        );
         self.numbers.count(&operation);
         let (near, full_of_opens) = (session.near, self.opens.count(id) >= OPEN_INODES_MAX);
         if twice {
             maybe_repeated = false;
         }
-        let Some(operation) = self.execute_soft(id, number, operation)? else { return Ok(()) };
+        let Some(operation) = self.execute_soft(id, number, operation)? else {
+            return Ok(());
+        };
         if full_of_opens && matches!(operation, Operation::Open { .. } | Operation::Create { .. }) {
             self.reply(id, number, self.tail.position, Err(Errno::NoLocks));
             return Ok(());
@@ -128,8 +157,16 @@ impl<V: ViewStore> Service<V> {
             if let Some(result) = replayed {
                 let depth = view.depth();
                 let opened = self.note_opened(id, number, &operation, &result);
-                let held =
-                    Held { session: id, number, caller, operation, result, mutates: false, changes: Vec::new(), opened };
+                let held = Held {
+                    session: id,
+                    number,
+                    caller,
+                    operation,
+                    result,
+                    mutates: false,
+                    changes: Vec::new(),
+                    opened,
+                };
                 // The reply of the first time is old: what it tells of may have changed since, so it grants nothing.
                 self.hold_replayed(depth, held);
                 return Ok(());
@@ -145,7 +182,11 @@ impl<V: ViewStore> Service<V> {
             caller: &caller,
             open: &open,
         };
-        let core::Outcome { result, mut mutations, changes } = core::step(&view, &context, &operation)?;
+        let core::Outcome {
+            result,
+            mut mutations,
+            changes,
+        } = core::step(&view, &context, &operation)?;
         let depth = view.depth();
         let opened = self.note_opened(id, number, &operation, &result);
         let mutates = !mutations.is_empty();
@@ -156,7 +197,16 @@ impl<V: ViewStore> Service<V> {
             self.faults.tamper(&mut mutations);
             self.filling.add_mutations(&mutations);
         }
-        let held = Held { session: id, number, caller, operation, result, mutates, changes, opened };
+        let held = Held {
+            session: id,
+            number,
+            caller,
+            operation,
+            result,
+            mutates,
+            changes,
+            opened,
+        };
         self.mark_removed(&held);
         if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
             self.release(held, self.filling_position());
@@ -183,7 +233,13 @@ impl<V: ViewStore> Service<V> {
             return None;
         }
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.in_flight.insert(number, UnderWay { opened: Some(inode), waits_for_lock: false });
+            session.in_flight.insert(
+                number,
+                UnderWay {
+                    opened: Some(inode),
+                    waits_for_lock: false,
+                },
+            );
         }
         Some(inode)
     }
@@ -194,10 +250,13 @@ fn weight(operation: &Operation) -> usize {
     const SMALL: usize = 256;
     match operation {
         Operation::Commit { objects, files } => {
-            let inline = files.iter().flat_map(|file| &file.writes).map(|write| match &write.source {
-                ExtentSource::Inline(bytes) => bytes.len() + 64,
-                ExtentSource::Object { .. } | ExtentSource::Reserved => 64,
-            });
+            let inline = files
+                .iter()
+                .flat_map(|file| &file.writes)
+                .map(|write| match &write.source {
+                    ExtentSource::Inline(bytes) => bytes.len() + 64,
+                    ExtentSource::Object { .. } | ExtentSource::Reserved => 64,
+                });
             SMALL + objects.len() * 64 + inline.sum::<usize>()
         }
         Operation::SetExtendedAttribute { value, .. } => SMALL + value.len(),

@@ -133,8 +133,16 @@ impl Session {
             self.last_received = Some(number);
             return true;
         }
-        let oldest = self.in_flight.iter().find(|(_, under_way)| !under_way.waits_for_lock).map(|(oldest, _)| *oldest);
-        let queued = self.queue.iter().find(|(.., operation)| !waits_for_lock(operation)).map(|(queued, ..)| *queued);
+        let oldest = self
+            .in_flight
+            .iter()
+            .find(|(_, under_way)| !under_way.waits_for_lock)
+            .map(|(oldest, _)| *oldest);
+        let queued = self
+            .queue
+            .iter()
+            .find(|(.., operation)| !waits_for_lock(operation))
+            .map(|(queued, ..)| *queued);
         let oldest = oldest.into_iter().chain(queued).min();
         if oldest.is_some_and(|oldest| number.0.saturating_sub(oldest.0) >= REQUEST_WINDOW) {
             return false;
@@ -147,7 +155,11 @@ impl Session {
     pub fn remember_failure(&mut self, number: RequestNumber, error: Errno) {
         self.failed.insert(number, error);
         let horizon = RequestNumber(number.0.saturating_sub(REQUEST_WINDOW));
-        while self.failed.first_key_value().is_some_and(|(oldest, _)| *oldest < horizon) {
+        while self
+            .failed
+            .first_key_value()
+            .is_some_and(|(oldest, _)| *oldest < horizon)
+        {
             self.failed.pop_first();
         }
     }

@@ -41,19 +41,40 @@ impl<V: ViewStore> Service<V> {
         operation: Operation,
     ) -> Result<Option<Operation>, ServiceError> {
         match operation {
-            Operation::GetLock { inode, lock } => self.get_lock(Parked { inode, session, number, lock, wait: None }),
+            Operation::GetLock { inode, lock } => self.get_lock(Parked {
+                inode,
+                session,
+                number,
+                lock,
+                wait: None,
+            }),
             Operation::SetLock { inode, lock, wait } => {
-                self.set_lock(Parked { inode, session, number, lock, wait: Some(wait) });
+                self.set_lock(Parked {
+                    inode,
+                    session,
+                    number,
+                    lock,
+                    wait: Some(wait),
+                });
             }
             Operation::CancelLock { inode, owner } => self.cancel_lock(session, number, inode, owner),
             Operation::Release { inode } => {
-                let result = if self.opens.release(session, inode) { Ok(Reply::Done) } else { Err(Errno::BadHandle) };
+                let result = if self.opens.release(session, inode) {
+                    Ok(Reply::Done)
+                } else {
+                    Err(Errno::BadHandle)
+                };
                 self.background.poke();
                 self.reply(session, number, self.tail.position, result);
             }
             Operation::GetStatus => {
                 let status = self.status()?;
-                self.reply(session, number, self.tail.position, Ok(Reply::Status(Box::new(status))));
+                self.reply(
+                    session,
+                    number,
+                    self.tail.position,
+                    Ok(Reply::Status(Box::new(status))),
+                );
             }
             other => return Ok(Some(other)),
         }
@@ -62,7 +83,12 @@ impl<V: ViewStore> Service<V> {
 
     fn park(&mut self, parked: Parked) {
         if self.parked.len() >= PARKED_MAX {
-            self.reply(parked.session, parked.number, self.tail.position, Err(Errno::NoLocks));
+            self.reply(
+                parked.session,
+                parked.number,
+                self.tail.position,
+                Err(Errno::NoLocks),
+            );
         } else {
             self.parked.push(parked);
         }
@@ -74,7 +100,12 @@ impl<V: ViewStore> Service<V> {
             return;
         }
         let found = self.locks.conflict(request.inode, request.session, &request.lock);
-        self.reply(request.session, request.number, self.tail.position, Ok(Reply::Lock(found)));
+        self.reply(
+            request.session,
+            request.number,
+            self.tail.position,
+            Ok(Reply::Lock(found)),
+        );
     }
 
     fn set_lock(&mut self, request: Parked) {
@@ -82,9 +113,24 @@ impl<V: ViewStore> Service<V> {
             self.park(request);
             return;
         }
-        let Parked { inode, session, number, lock, wait } = request;
+        let Parked {
+            inode,
+            session,
+            number,
+            lock,
+            wait,
+        } = request;
         let mut granted = Vec::new();
-        let outcome = self.locks.set(inode, Waiter { session, number, lock }, wait == Some(true), &mut granted);
+        let outcome = self.locks.set(
+            inode,
+            Waiter {
+                session,
+                number,
+                lock,
+            },
+            wait == Some(true),
+            &mut granted,
+        );
         let result = match outcome {
             SetOutcome::Granted => Ok(Reply::Done),
             SetOutcome::Conflict => Err(Errno::Again),

@@ -24,14 +24,18 @@ impl<V: ViewStore> Service<V> {
                 replication.push(self.replication_status(side)?);
             }
         }
-        let sessions = self.sessions.iter().take(SESSIONS_LISTED).map(|(id, session)| SessionStatus {
-            session: *id,
-            role: session.role,
-            description: session.description.clone(),
-            connected: session.connection.is_some(),
-            silent_seconds: self.now.monotonic.saturating_sub(session.heard).as_secs(),
-            open_inodes: self.opens.count(*id) as u64,
-        });
+        let sessions = self
+            .sessions
+            .iter()
+            .take(SESSIONS_LISTED)
+            .map(|(id, session)| SessionStatus {
+                session: *id,
+                role: session.role,
+                description: session.description.clone(),
+                connected: session.connection.is_some(),
+                silent_seconds: self.now.monotonic.saturating_sub(session.heard).as_secs(),
+                open_inodes: self.opens.count(*id) as u64,
+            });
         Ok(VolumeStatus {
             format: self.format.clone(),
             epoch: self.tail.epoch,
@@ -57,15 +61,22 @@ impl<V: ViewStore> Service<V> {
     fn replication_status(&self, side: Side) -> Result<ReplicationStatus, ServiceError> {
         let totals = outbox::totals(&self.store, side)?;
         let mut quarantined = outbox::quarantined(&self.store, side, QUARANTINED_LISTED)?;
-        let more = self.tasks.set_aside(side).filter(|(object, _)| quarantined.iter().all(|(known, _)| known != object));
-        let more: Vec<_> = more.take(QUARANTINED_LISTED.saturating_sub(quarantined.len())).collect();
+        let more = self
+            .tasks
+            .set_aside(side)
+            .filter(|(object, _)| quarantined.iter().all(|(known, _)| known != object));
+        let more: Vec<_> = more
+            .take(QUARANTINED_LISTED.saturating_sub(quarantined.len()))
+            .collect();
         quarantined.extend(more);
         Ok(ReplicationStatus {
             side,
             watermark: outbox::watermark(&self.store, side, self.tail.position)?,
             pending_objects: totals.objects,
             pending_bytes: totals.bytes,
-            lag_seconds: totals.oldest.map_or(0, |oldest| lag_seconds(self.now.wall, oldest)),
+            lag_seconds: totals
+                .oldest
+                .map_or(0, |oldest| lag_seconds(self.now.wall, oldest)),
             quarantined,
             pending_deletions: outbox::deletions_owed(&self.store, side)?,
             copied_objects: self.tasks.copied_objects[side as usize],

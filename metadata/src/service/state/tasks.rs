@@ -110,12 +110,24 @@ impl Tasks {
     }
 
     fn lease(&mut self, key: TaskKey, session: SessionId, stored_bytes: u64, now: Duration) {
-        self.leased.insert(key, Leased { session, until: now + TASK_LEASE, stored_bytes });
+        self.leased.insert(
+            key,
+            Leased {
+                session,
+                until: now + TASK_LEASE,
+                stored_bytes,
+            },
+        );
         *self.by_session.entry(session).or_default() += 1;
     }
 
     fn end_leases(&mut self, now: Duration) {
-        let late: Vec<_> = self.leased.iter().filter(|(_, leased)| leased.until <= now).map(|(key, _)| *key).collect();
+        let late: Vec<_> = self
+            .leased
+            .iter()
+            .filter(|(_, leased)| leased.until <= now)
+            .map(|(key, _)| *key)
+            .collect();
         for key in late {
             self.free(&key);
             self.cursors = [None; 2];
@@ -123,12 +135,20 @@ impl Tasks {
     }
 
     fn is_free(&self, key: &TaskKey, now: Duration) -> bool {
-        !self.leased.contains_key(key) && self.failures.get(key).is_none_or(|failure| failure.retry_at <= now)
+        !self.leased.contains_key(key)
+            && self
+                .failures
+                .get(key)
+                .is_none_or(|failure| failure.retry_at <= now)
     }
 
     /// A committed report of one task.
     fn reported(&mut self, report: &CopyReport, now: Duration) {
-        let key = TaskKey { side: report.side, deletion: report.deletion, object: report.object };
+        let key = TaskKey {
+            side: report.side,
+            deletion: report.deletion,
+            object: report.object,
+        };
         let leased = self.free(&key);
         let reason = match &report.outcome {
             TaskOutcome::Done => {
@@ -146,9 +166,15 @@ impl Tasks {
         if self.failures.len() >= FAILURES_MAX {
             self.failures.pop_first();
         }
-        let failure =
-            self.failures.entry(key).or_insert_with(|| Failure { count: 0, retry_at: now, reason: String::new() });
-        failure.retry_at = now + RETRY_FIRST.saturating_mul(1 << failure.count.min(16)).min(RETRY_MAX);
+        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+            count: 0,
+            retry_at: now,
+            reason: String::new(),
+        });
+        failure.retry_at = now
+            + RETRY_FIRST
+                .saturating_mul(1 << failure.count.min(16))
+                .min(RETRY_MAX);
         failure.count = failure.count.saturating_add(1);
         failure.reason.clear();
         failure.reason.push_str(reason);
@@ -158,7 +184,9 @@ impl Tasks {
     pub fn set_aside(&self, side: Side) -> impl Iterator<Item = (ObjectId, String)> {
         self.failures
             .iter()
-            .filter(move |(key, failure)| key.side == side && !key.deletion && failure.count >= FAILURES_SET_ASIDE)
+            .filter(move |(key, failure)| {
+                key.side == side && !key.deletion && failure.count >= FAILURES_SET_ASIDE
+            })
             .map(|(key, failure)| (key.object, failure.reason.clone()))
     }
 }
@@ -202,16 +230,27 @@ impl<V: ViewStore> Service<V> {
             return Ok(());
         }
         self.format = volume::format(&self.store)?.ok_or(ServiceError::NoVolume)?;
-        let connections: Vec<_> = self.sessions.values().filter_map(|session| session.connection).collect();
+        let connections: Vec<_> = self
+            .sessions
+            .values()
+            .filter_map(|session| session.connection)
+            .collect();
         for connection in connections {
-            self.send(connection, ServerMessage::FormatChanged(Box::new(self.format.clone())));
+            self.send(
+                connection,
+                ServerMessage::FormatChanged(Box::new(self.format.clone())),
+            );
         }
         Ok(())
     }
 
     /// After a report there are free slots: fill them without waiting for a tick.
     pub(super) fn after_reports(&mut self) -> Result<(), ServiceError> {
-        if self.tasks.pending { self.dispatch_tasks() } else { Ok(()) }
+        if self.tasks.pending {
+            self.dispatch_tasks()
+        } else {
+            Ok(())
+        }
     }
 
     /// Hands out tasks to free slots.
@@ -242,7 +281,10 @@ impl<V: ViewStore> Service<V> {
     }
 
     fn takers(&self) -> Vec<Taker> {
-        let connected = self.sessions.iter().filter(|(_, session)| session.connection.is_some() && !session.closing);
+        let connected = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.connection.is_some() && !session.closing);
         let takers = connected.map(|(id, session)| Taker {
             session: *id,
             free: session
@@ -270,12 +312,25 @@ impl<V: ViewStore> Service<V> {
             let after = self.tasks.cursors[side as usize];
             let owed = outbox::pending(&self.store, side, after, LOOK_ROWS)?;
             for copy in &owed {
-                let key = TaskKey { side, deletion: false, object: copy.object };
+                let key = TaskKey {
+                    side,
+                    deletion: false,
+                    object: copy.object,
+                };
                 if self.tasks.is_free(&key, now) {
-                    let Some(taker) = best(takers, side) else { return Ok(()) };
+                    let Some(taker) = best(takers, side) else {
+                        return Ok(());
+                    };
                     let (stored_bytes, checksum) = (copy.stored_bytes, copy.checksum);
                     self.tasks.lease(key, taker.session, stored_bytes, now);
-                    let task = Task { object: copy.object, side, kind: TaskKind::Copy { stored_bytes, checksum } };
+                    let task = Task {
+                        object: copy.object,
+                        side,
+                        kind: TaskKind::Copy {
+                            stored_bytes,
+                            checksum,
+                        },
+                    };
                     handed_out.entry(taker.session).or_default().push(task);
                 }
                 self.tasks.cursors[side as usize] = Some((copy.position, copy.object));
@@ -307,11 +362,21 @@ impl<V: ViewStore> Service<V> {
         let passed = self.tasks.leased.keys().chain(self.tasks.failures.keys());
         let passed = passed.filter(|key| key.deletion && key.side == side).count();
         for object in outbox::pending_deletions(&self.store, side, passed + LOOK_ROWS)? {
-            let key = TaskKey { side, deletion: true, object };
+            let key = TaskKey {
+                side,
+                deletion: true,
+                object,
+            };
             if self.tasks.is_free(&key, now) {
-                let Some(taker) = best(takers, side) else { return Ok(()) };
+                let Some(taker) = best(takers, side) else {
+                    return Ok(());
+                };
                 self.tasks.lease(key, taker.session, 0, now);
-                handed_out.entry(taker.session).or_default().push(Task { object, side, kind: TaskKind::Delete });
+                handed_out.entry(taker.session).or_default().push(Task {
+                    object,
+                    side,
+                    kind: TaskKind::Delete,
+                });
             }
         }
         Ok(())
@@ -336,10 +401,9 @@ impl<V: ViewStore> Service<V> {
         if !row.running && !due {
             return Ok(());
         }
-        let worker = self
-            .sessions
-            .iter()
-            .find(|(_, session)| session.role == Role::Worker && session.connection.is_some() && session.task_slots > 0);
+        let worker = self.sessions.iter().find(|(_, session)| {
+            session.role == Role::Worker && session.connection.is_some() && session.task_slots > 0
+        });
         let Some((id, connection)) = worker.and_then(|(id, session)| Some((*id, session.connection?))) else {
             return Ok(());
         };
@@ -355,9 +419,15 @@ impl<V: ViewStore> Service<V> {
             return Ok(None);
         }
         let rows = crate::view::View::scan(&self.store, &[keys::OBJECT], &[keys::OBJECT + 1], 1)?;
-        let Some((key, _)) = rows.first() else { return Ok(None) };
+        let Some((key, _)) = rows.first() else {
+            return Ok(None);
+        };
         let object = keys::KeyReader::new(key).object();
-        Ok(object.map(|object| Task { object, side: Side::Primary, kind: TaskKind::Delete }))
+        Ok(object.map(|object| Task {
+            object,
+            side: Side::Primary,
+            kind: TaskKind::Delete,
+        }))
     }
 }
 
@@ -367,7 +437,14 @@ fn best(takers: &mut [Taker], side: Side) -> Option<&Taker> {
     let taker = takers
         .iter_mut()
         .filter(|taker| taker.free > 0)
-        .max_by_key(|taker| (taker.worker, taker.near == side, taker.free, std::cmp::Reverse(taker.session)))?;
+        .max_by_key(|taker| {
+            (
+                taker.worker,
+                taker.near == side,
+                taker.free,
+                std::cmp::Reverse(taker.session),
+            )
+        })?;
     taker.free -= 1;
     Some(taker)
 }

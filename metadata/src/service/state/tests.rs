@@ -8,6 +8,5 @@ mod replication;
 mod sessions;
 mod soft_state;
 mod world;
-mod zz_speed;
 
 pub(in crate::service) use world::format;

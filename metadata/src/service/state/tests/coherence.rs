@@ -9,7 +9,13 @@ use twinshore_protocol::{InodeNumber, Operation, Reply};
 use super::world::{World, create, lookup, unlink};
 
 fn chmod(inode: InodeNumber, mode: u16) -> Operation {
-    Operation::SetAttributes { inode, changes: AttributeChanges { mode: Some(mode), ..AttributeChanges::default() } }
+    Operation::SetAttributes {
+        inode,
+        changes: AttributeChanges {
+            mode: Some(mode),
+            ..AttributeChanges::default()
+        },
+    }
 }
 
 #[test]
@@ -22,10 +28,24 @@ fn a_change_is_answered_after_every_other_holder_has_acknowledged_it() {
     assert!(world.reply(&writer, number).is_none());
     let invalidations = world.invalidations(&reader);
     assert_eq!(invalidations.len(), 1);
-    assert!(invalidations[0].1.contains(&Invalidation::Attributes(inode)), "{invalidations:?}");
-    assert!(world.invalidations(&writer).is_empty(), "who made the change is not told");
-    world.message(&reader, ClientMessage::Acknowledge { number: invalidations[0].0 });
-    assert!(matches!(world.reply(&writer, number), Some(Ok(Reply::Attributes(_)))));
+    assert!(
+        invalidations[0].1.contains(&Invalidation::Attributes(inode)),
+        "{invalidations:?}"
+    );
+    assert!(
+        world.invalidations(&writer).is_empty(),
+        "who made the change is not told"
+    );
+    world.message(
+        &reader,
+        ClientMessage::Acknowledge {
+            number: invalidations[0].0,
+        },
+    );
+    assert!(matches!(
+        world.reply(&writer, number),
+        Some(Ok(Reply::Attributes(_)))
+    ));
 }
 
 #[test]
@@ -36,8 +56,15 @@ fn a_negative_entry_is_recalled_when_the_name_appears() {
     let operation = create(&mut writer, "a");
     let number = world.ask(&mut writer, operation);
     assert!(world.reply(&writer, number).is_none());
-    let told: Vec<_> = world.invalidations(&reader).into_iter().flat_map(|(_, items)| items).collect();
-    assert!(told.contains(&Invalidation::Entry(InodeNumber::ROOT, super::world::name("a"))), "{told:?}");
+    let told: Vec<_> = world
+        .invalidations(&reader)
+        .into_iter()
+        .flat_map(|(_, items)| items)
+        .collect();
+    assert!(
+        told.contains(&Invalidation::Entry(InodeNumber::ROOT, super::world::name("a"))),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -58,7 +85,10 @@ fn a_silent_holder_is_waited_for_until_its_lease_ends() {
     world.disconnect(&reader);
     let number = world.ask(&mut writer, chmod(inode, 0o600));
     world.pass(Duration::from_secs(10), &[writer]);
-    assert!(world.reply(&writer, number).is_none(), "its clock may be slower by 1 %");
+    assert!(
+        world.reply(&writer, number).is_none(),
+        "its clock may be slower by 1 %"
+    );
     world.pass(Duration::from_millis(100), &[writer]);
     assert!(world.reply(&writer, number).is_some());
 }
@@ -74,7 +104,10 @@ fn a_holder_that_comes_back_is_not_waited_for_any_more() {
     assert!(world.reply(&writer, number).is_none());
     world.resume(&mut reader, Reclaim::default());
     assert!(world.reply(&writer, number).is_some());
-    assert!(world.invalidations(&reader).is_empty(), "a new stream holds nothing");
+    assert!(
+        world.invalidations(&reader).is_empty(),
+        "a new stream holds nothing"
+    );
 }
 
 #[test]
@@ -117,7 +150,10 @@ fn who_begins_to_wait_is_waited_for_no_longer() {
     let of_first = world.ask(&mut first, chmod(a, 0o600));
     assert!(world.reply(&first, of_first).is_none(), "it waits for the second");
     let of_second = world.ask(&mut second, chmod(b, 0o600));
-    assert!(world.reply(&second, of_second).is_none(), "it waits for the third");
+    assert!(
+        world.reply(&second, of_second).is_none(),
+        "it waits for the third"
+    );
     assert!(world.reply(&first, of_first).is_some(), "the second waits now");
     world.acknowledge_all(&third);
     assert!(world.reply(&second, of_second).is_some());
@@ -209,7 +245,16 @@ fn an_inode_is_not_cleaned_up_before_its_holders_have_acknowledged() {
     world.ask(&mut writer, unlink("a"));
     world.pass(Duration::from_secs(5), &[writer, reader]);
     // The open was under way when the name went.
-    assert!(matches!(world.get(&mut reader, Operation::Open { inode, truncate: false }), Ok(Reply::Attributes(_))));
+    assert!(matches!(
+        world.get(
+            &mut reader,
+            Operation::Open {
+                inode,
+                truncate: false
+            }
+        ),
+        Ok(Reply::Attributes(_))
+    ));
     world.acknowledge_all(&reader);
     world.pass(Duration::from_secs(5), &[writer, reader]);
     assert!(world.attributes(&mut reader, inode).is_ok(), "it is open");

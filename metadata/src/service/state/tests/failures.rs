@@ -22,16 +22,28 @@ fn a_full_journal_refuses_changes_and_goes_on_reading() {
     world.fill_disk();
     assert_eq!(world.reply(&client, first), Some(Err(Errno::NoSpace)));
     assert_eq!(world.reply(&client, second), Some(Err(Errno::NoSpace)));
-    assert_eq!(world.reply(&reader, read), Some(Err(Errno::NotFound)), "it will never be");
+    assert_eq!(
+        world.reply(&reader, read),
+        Some(Err(Errno::NotFound)),
+        "it will never be"
+    );
     let old = world.ask(&mut reader, lookup("old"));
     let answered = world.reply(&reader, old);
-    assert!(matches!(answered, Some(Ok(Reply::Entry(_)))), "{answered:?} {:?} {:?}", world.closed, world.stopped);
+    assert!(
+        matches!(answered, Some(Ok(Reply::Entry(_)))),
+        "{answered:?} {:?} {:?}",
+        world.closed,
+        world.stopped
+    );
     assert!(world.service.numbers().full);
     world.automatic = true;
     let operation = create(&mut client, "third");
     let third = world.ask(&mut client, operation);
     world.acknowledge_all(&reader);
-    assert!(matches!(world.reply(&client, third), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&client, third),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
     assert!(!world.service.numbers().full);
 }
 
@@ -68,15 +80,25 @@ fn a_broken_journal_stops_the_service_and_nothing_more_is_answered() {
     let operation = create(&mut client, "a");
     let number = world.ask(&mut client, operation);
     world.append = None;
-    world.input(Input::Appended(Err(AppendError::Final("the disk is on fire".into()))));
+    world.input(Input::Appended(Err(AppendError::Final(
+        "the disk is on fire".into(),
+    ))));
     assert!(world.stopped.as_ref().unwrap().contains("on fire"));
     assert!(world.reply(&client, number).is_none());
-    let later = world.ask(&mut client, Operation::GetAttributes { inode: InodeNumber::ROOT });
+    let later = world.ask(
+        &mut client,
+        Operation::GetAttributes {
+            inode: InodeNumber::ROOT,
+        },
+    );
     assert!(world.reply(&client, later).is_none());
 }
 
 fn faulty(fault: Fault) -> World {
-    World::with(ServiceOptions { fault: Some(fault), ..ServiceOptions::default() })
+    World::with(ServiceOptions {
+        fault: Some(fault),
+        ..ServiceOptions::default()
+    })
 }
 
 #[test]
@@ -114,7 +136,10 @@ fn the_fault_of_applying_a_retry_twice_is_visible() {
     world.disconnect(&client);
     world.resume(&mut client, Reclaim::default());
     world.send(&client, number, operation);
-    assert!(matches!(world.reply(&client, number), Some(Err(_))), "a create that succeeded now fails");
+    assert!(
+        matches!(world.reply(&client, number), Some(Err(_))),
+        "a create that succeeded now fails"
+    );
 }
 
 #[test]
@@ -124,6 +149,13 @@ fn the_fault_of_skipping_the_check_of_the_session_is_visible() {
     let inode = world.create(&mut client, "a");
     world.pass(Duration::from_secs(61), &[]);
     world.message(&client, ClientMessage::Heartbeat { number: 1 });
-    let changes = twinshore_protocol::attributes::AttributeChanges { mode: Some(0o600), ..Default::default() };
-    assert!(world.get(&mut client, Operation::SetAttributes { inode, changes }).is_ok());
+    let changes = twinshore_protocol::attributes::AttributeChanges {
+        mode: Some(0o600),
+        ..Default::default()
+    };
+    assert!(
+        world
+            .get(&mut client, Operation::SetAttributes { inode, changes })
+            .is_ok()
+    );
 }

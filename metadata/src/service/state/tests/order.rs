@@ -15,7 +15,10 @@ fn a_mutation_is_answered_when_its_record_is_committed() {
     let number = world.ask(&mut client, operation);
     assert!(world.reply(&client, number).is_none());
     world.commit();
-    assert!(matches!(world.reply(&client, number), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&client, number),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
 }
 
 #[test]
@@ -31,9 +34,16 @@ fn requests_fill_one_batch_while_another_is_in_flight() {
     world.commit();
     world.commit();
     assert!(world.append.is_none());
-    assert_eq!(world.position().0, before.0 + 2, "the first request alone, then the nine others together");
+    assert_eq!(
+        world.position().0,
+        before.0 + 2,
+        "the first request alone, then the nine others together"
+    );
     for number in 1..=10 {
-        assert!(matches!(world.reply(&client, RequestNumber(number)), Some(Ok(_))), "request {number}");
+        assert!(
+            matches!(world.reply(&client, RequestNumber(number)), Some(Ok(_))),
+            "request {number}"
+        );
     }
 }
 
@@ -82,7 +92,10 @@ fn absence_in_an_uncommitted_record_is_an_answer_too() {
 
 #[test]
 fn a_batch_takes_no_more_than_its_limit_and_the_rest_follows() {
-    let mut world = World::with(ServiceOptions { batch_operations_max: 4, ..ServiceOptions::default() });
+    let mut world = World::with(ServiceOptions {
+        batch_operations_max: 4,
+        ..ServiceOptions::default()
+    });
     let mut client = world.client();
     world.automatic = false;
     for index in 0..12 {
@@ -107,7 +120,10 @@ fn a_request_whose_reply_was_lost_is_applied_once_over_a_reconnect() {
     world.disconnect(&client);
     world.resume(&mut client, Reclaim::default());
     world.send(&client, number, operation);
-    assert!(matches!(world.reply(&client, number), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&client, number),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
 }
 
 #[test]
@@ -127,7 +143,10 @@ fn a_request_that_is_still_under_way_is_answered_over_the_new_stream() {
     world.commit();
     world.send(&client, number, operation);
     world.automatic = true;
-    assert!(matches!(world.reply(&client, number), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&client, number),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
     assert!(world.reply(&old, number).is_none());
 }
 
@@ -142,8 +161,14 @@ fn a_committed_request_is_applied_once_over_a_restart() {
     world.resume(&mut client, Reclaim::default());
     world.send(&client, number, operation);
     world.send(&client, unlinked, unlink("a"));
-    assert!(matches!(world.reply(&client, number), Some(Ok(Reply::Created { new: true, .. }))));
-    assert!(matches!(world.reply(&client, unlinked), Some(Ok(Reply::Removed { .. }))));
+    assert!(matches!(
+        world.reply(&client, number),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
+    assert!(matches!(
+        world.reply(&client, unlinked),
+        Some(Ok(Reply::Removed { .. }))
+    ));
     assert_eq!(world.get(&mut client, lookup("a")), Err(Errno::NotFound));
 }
 
@@ -160,7 +185,10 @@ fn an_uncommitted_request_is_lost_with_a_restart_and_applied_when_it_is_sent_aga
     world.disconnect(&client);
     world.resume(&mut client, Reclaim::default());
     world.send(&client, number, operation);
-    assert!(matches!(world.reply(&client, number), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&client, number),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
 }
 
 #[test]
@@ -181,8 +209,21 @@ fn a_failed_request_fails_again_when_it_is_repeated() {
 fn a_stream_with_numbers_out_of_order_is_closed() {
     let mut world = World::new();
     let mut client = world.client();
-    world.get(&mut client, Operation::GetAttributes { inode: InodeNumber::ROOT }).unwrap();
-    world.send(&client, RequestNumber(1), Operation::GetAttributes { inode: InodeNumber::ROOT });
+    world
+        .get(
+            &mut client,
+            Operation::GetAttributes {
+                inode: InodeNumber::ROOT,
+            },
+        )
+        .unwrap();
+    world.send(
+        &client,
+        RequestNumber(1),
+        Operation::GetAttributes {
+            inode: InodeNumber::ROOT,
+        },
+    );
     assert_eq!(world.closed, [client.connection]);
 }
 
@@ -192,10 +233,28 @@ fn a_request_beyond_the_window_closes_the_stream_but_waiting_locks_do_not_count(
     let (mut client, mut other) = (world.client(), world.client());
     let inode = world.create(&mut client, "a");
     let lock = super::soft_state::record(twinshore_protocol::lock::LockKind::Write, 0, 9, 1);
-    world.get(&mut other, Operation::SetLock { inode, lock, wait: false }).unwrap();
-    let waiting = world.ask(&mut client, Operation::SetLock { inode, lock, wait: true });
+    world
+        .get(
+            &mut other,
+            Operation::SetLock {
+                inode,
+                lock,
+                wait: false,
+            },
+        )
+        .unwrap();
+    let waiting = world.ask(
+        &mut client,
+        Operation::SetLock {
+            inode,
+            lock,
+            wait: true,
+        },
+    );
     client.next += 5000;
-    world.get(&mut client, Operation::GetAttributes { inode }).unwrap();
+    world
+        .get(&mut client, Operation::GetAttributes { inode })
+        .unwrap();
     assert!(world.closed.is_empty());
     assert!(world.reply(&client, waiting).is_none());
     world.automatic = false;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use twinshore_protocol::message::{Hello, Role, ServerMessage};
 use twinshore_protocol::operation::{FileCommit, FileWrite, NewObject};
 use twinshore_protocol::replication::{
-    CopyReport, SynchronisationReport, SynchronisationCounts, Task, TaskKind, TaskOutcome,
+    CopyReport, SynchronisationCounts, SynchronisationReport, Task, TaskKind, TaskOutcome,
 };
 use twinshore_protocol::status::VolumeStatus;
 use twinshore_protocol::{ExtentSource, ObjectId, Operation, Reply, Side, Sides};
@@ -14,13 +14,21 @@ use twinshore_protocol::{ExtentSource, ObjectId, Operation, Reply, Side, Sides};
 use super::world::{Client, World, hello};
 
 fn worker(world: &mut World, near: Side, task_slots: u32) -> Client {
-    world.connect(Hello { role: Role::Worker, near, task_slots, ..hello() })
+    world.connect(Hello {
+        role: Role::Worker,
+        near,
+        task_slots,
+        ..hello()
+    })
 }
 
 /// Writes a file whose object is stored on the primary side.
 fn write(world: &mut World, client: &mut Client, text: &str) -> ObjectId {
     let inode = world.create(client, text);
-    let object = ObjectId { epoch: client.epoch, number: client.objects.take().unwrap() };
+    let object = ObjectId {
+        epoch: client.epoch,
+        number: client.objects.take().unwrap(),
+    };
     let new = NewObject {
         object,
         stored_bytes: 4200,
@@ -28,22 +36,55 @@ fn write(world: &mut World, client: &mut Client, text: &str) -> ObjectId {
         checksum: 1,
         present: Sides::only(Side::Primary),
     };
-    let source = ExtentSource::Object { object, object_offset: 0, present: new.present };
-    let writes = vec![FileWrite { file_offset: 0, length: 4096, source }];
-    let file = FileCommit { inode, writes, modified: None, clear_privileges: false };
-    let done = world.get(client, Operation::Commit { objects: vec![new], files: vec![file] });
+    let source = ExtentSource::Object {
+        object,
+        object_offset: 0,
+        present: new.present,
+    };
+    let writes = vec![FileWrite {
+        file_offset: 0,
+        length: 4096,
+        source,
+    }];
+    let file = FileCommit {
+        inode,
+        writes,
+        modified: None,
+        clear_privileges: false,
+    };
+    let done = world.get(
+        client,
+        Operation::Commit {
+            objects: vec![new],
+            files: vec![file],
+        },
+    );
     assert!(matches!(done, Ok(Reply::Committed { .. })), "{done:?}");
     object
 }
 
 fn tasks(world: &mut World, client: &Client) -> Vec<Task> {
     let messages = world.inbox(client.connection);
-    messages.into_iter().flat_map(|message| if let ServerMessage::Tasks(tasks) = message { tasks } else { vec![] }).collect()
+    messages
+        .into_iter()
+        .flat_map(|message| {
+            if let ServerMessage::Tasks(tasks) = message {
+                tasks
+            } else {
+                vec![]
+            }
+        })
+        .collect()
 }
 
 fn report(world: &mut World, client: &mut Client, task: &Task, outcome: TaskOutcome) {
     let deletion = task.kind == TaskKind::Delete;
-    let reports = vec![CopyReport { object: task.object, side: task.side, deletion, outcome }];
+    let reports = vec![CopyReport {
+        object: task.object,
+        side: task.side,
+        deletion,
+        outcome,
+    }];
     world.get(client, Operation::ReportCopies { reports }).unwrap();
 }
 
@@ -61,7 +102,14 @@ fn a_copy_owed_is_handed_to_a_worker_and_counted_when_it_is_done() {
     let mut worker = worker(&mut world, Side::Target, 4);
     let object = write(&mut world, &mut client, "a");
     world.pass(Duration::from_secs(1), &[client, worker]);
-    let copy = Task { object, side: Side::Target, kind: TaskKind::Copy { stored_bytes: 4200, checksum: 1 } };
+    let copy = Task {
+        object,
+        side: Side::Target,
+        kind: TaskKind::Copy {
+            stored_bytes: 4200,
+            checksum: 1,
+        },
+    };
     assert_eq!(tasks(&mut world, &worker), [copy]);
     let before = &status(&mut world, &mut client).replication[1];
     assert_eq!((before.pending_objects, before.pending_bytes), (1, 4200));
@@ -69,7 +117,10 @@ fn a_copy_owed_is_handed_to_a_worker_and_counted_when_it_is_done() {
     report(&mut world, &mut worker, &copy, TaskOutcome::Done);
     let after = status(&mut world, &mut client);
     let target = &after.replication[1];
-    assert_eq!((target.pending_objects, target.lag_seconds, target.watermark), (0, 0, after.position));
+    assert_eq!(
+        (target.pending_objects, target.lag_seconds, target.watermark),
+        (0, 0, after.position)
+    );
     assert_eq!((target.copied_objects, target.copied_bytes), (1, 4200));
     world.pass(Duration::from_secs(200), &[client, worker]);
     assert!(tasks(&mut world, &worker).is_empty());
@@ -125,7 +176,10 @@ fn a_task_that_fails_is_tried_again_later_and_does_not_stall_the_others() {
     let mut world = World::new();
     let mut client = world.client();
     let mut worker = worker(&mut world, Side::Target, 1);
-    let (bad, good) = (write(&mut world, &mut client, "bad"), write(&mut world, &mut client, "good"));
+    let (bad, good) = (
+        write(&mut world, &mut client, "bad"),
+        write(&mut world, &mut client, "good"),
+    );
     let mut failures = 0;
     let mut copied = Vec::new();
     for _ in 0..400 {
@@ -133,7 +187,9 @@ fn a_task_that_fails_is_tried_again_later_and_does_not_stall_the_others() {
         for task in tasks(&mut world, &worker) {
             let outcome = if task.object == bad {
                 failures += 1;
-                TaskOutcome::Failed { reason: "broken".into() }
+                TaskOutcome::Failed {
+                    reason: "broken".into(),
+                }
             } else {
                 copied.push(task.object);
                 TaskOutcome::Done
@@ -142,7 +198,10 @@ fn a_task_that_fails_is_tried_again_later_and_does_not_stall_the_others() {
         }
     }
     assert_eq!(copied, [good]);
-    assert!((8..12).contains(&failures), "{failures} attempts, further and further apart");
+    assert!(
+        (8..12).contains(&failures),
+        "{failures} attempts, further and further apart"
+    );
     let target = &status(&mut world, &mut client).replication[1];
     assert_eq!(target.pending_objects, 1, "it is still owed");
     assert_eq!(target.quarantined, [(bad, "broken".to_owned())]);
@@ -178,7 +237,10 @@ fn a_file_that_is_removed_is_deleted_from_both_buckets() {
     }
     deleted.sort();
     assert_eq!(deleted, Side::BOTH);
-    assert_eq!(status(&mut world, &mut client).replication[0].pending_deletions, 0);
+    assert_eq!(
+        status(&mut world, &mut client).replication[0].pending_deletions,
+        0
+    );
 }
 
 #[test]
@@ -188,10 +250,13 @@ fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopp
     let object = write(&mut world, &mut client, "a");
     let mut first = worker(&mut world, Side::Target, 1);
     let synchronise = |world: &mut World, client: &Client| {
-        world.inbox(client.connection).into_iter().find_map(|message| match message {
-            ServerMessage::Synchronise { after } => Some(after),
-            _ => None,
-        })
+        world
+            .inbox(client.connection)
+            .into_iter()
+            .find_map(|message| match message {
+                ServerMessage::Synchronise { after } => Some(after),
+                _ => None,
+            })
     };
     world.get(&mut client, Operation::RequestSynchronisation).unwrap();
     assert_eq!(synchronise(&mut world, &first), Some(None));
@@ -199,7 +264,10 @@ fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopp
         report: SynchronisationReport {
             absent: Vec::new(),
             present: Vec::new(),
-            counts: SynchronisationCounts { objects_checked: 1, ..SynchronisationCounts::default() },
+            counts: SynchronisationCounts {
+                objects_checked: 1,
+                ..SynchronisationCounts::default()
+            },
             checked_until,
             finished,
         },
@@ -226,11 +294,23 @@ fn inline_bytes_count_as_owed_until_an_object_holds_them() {
     let source = ExtentSource::Inline(Bytes::from_static(b"hello"));
     let file = FileCommit {
         inode,
-        writes: vec![FileWrite { file_offset: 0, length: 5, source }],
+        writes: vec![FileWrite {
+            file_offset: 0,
+            length: 5,
+            source,
+        }],
         modified: None,
         clear_privileges: false,
     };
-    world.get(&mut client, Operation::Commit { objects: Vec::new(), files: vec![file] }).unwrap();
+    world
+        .get(
+            &mut client,
+            Operation::Commit {
+                objects: Vec::new(),
+                files: vec![file],
+            },
+        )
+        .unwrap();
     let status = status(&mut world, &mut client);
     assert_eq!(status.inline_bytes, 5);
     assert_eq!(status.replication[1].pending_bytes, 5);

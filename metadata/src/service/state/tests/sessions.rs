@@ -17,22 +17,58 @@ fn a_session_is_welcomed_when_its_record_is_committed() {
     let connection = world.open_stream(hello());
     assert!(world.inbox(connection).is_empty());
     world.commit();
-    assert!(matches!(&world.inbox(connection)[..], [ServerMessage::Welcome(welcome)] if welcome.inodes.len() > 0));
+    assert!(
+        matches!(&world.inbox(connection)[..], [ServerMessage::Welcome(welcome)] if !welcome.inodes.is_empty())
+    );
 }
 
 #[test]
 fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
-    let mut world = World::with(ServiceOptions { sessions_max: 2, ..ServiceOptions::default() });
+    let mut world = World::with(ServiceOptions {
+        sessions_max: 2,
+        ..ServiceOptions::default()
+    });
     let client = world.client();
-    let version = world.refusal(Hello { protocol_version: 99, ..hello() });
-    assert_eq!(version, Refusal::Version { offered: 99, served: 1 });
+    let version = world.refusal(Hello {
+        protocol_version: 99,
+        ..hello()
+    });
+    assert_eq!(
+        version,
+        Refusal::Version {
+            offered: 99,
+            served: 1
+        }
+    );
     let expected = VolumeId([8; 16]);
-    let other = world.refusal(Hello { volume: Some(expected), ..hello() });
-    assert_eq!(other, Refusal::OtherVolume { served: VOLUME, expected });
+    let other = world.refusal(Hello {
+        volume: Some(expected),
+        ..hello()
+    });
+    assert_eq!(
+        other,
+        Refusal::OtherVolume {
+            served: VOLUME,
+            expected
+        }
+    );
     let unknown = twinshore_protocol::SessionId(12345);
-    assert_eq!(world.refusal(Hello { session: Some(unknown), ..hello() }), Refusal::SessionExpired);
+    assert_eq!(
+        world.refusal(Hello {
+            session: Some(unknown),
+            ..hello()
+        }),
+        Refusal::SessionExpired
+    );
     let seen = Some((client.epoch, Position(u64::MAX)));
-    assert_eq!(world.refusal(Hello { session: Some(client.session), seen, ..hello() }), Refusal::Behind);
+    assert_eq!(
+        world.refusal(Hello {
+            session: Some(client.session),
+            seen,
+            ..hello()
+        }),
+        Refusal::Behind
+    );
     world.client();
     assert_eq!(world.refusal(hello()), Refusal::TooManySessions { limit: 2 });
 }
@@ -59,7 +95,7 @@ fn the_newest_stream_of_a_session_wins() {
     let old = client.connection;
     world.resume(&mut client, Reclaim::default());
     assert_eq!(world.closed, [old]);
-    assert!(matches!(world.get(&mut client, lookup("a")), Err(_)));
+    assert!(world.get(&mut client, lookup("a")).is_err());
 }
 
 #[test]
@@ -79,7 +115,10 @@ fn heartbeats_are_answered_and_keep_a_session() {
     let mut world = World::new();
     let client = world.client();
     world.message(&client, ClientMessage::Heartbeat { number: 17 });
-    assert!(matches!(&world.inbox(client.connection)[..], [ServerMessage::HeartbeatReply { number: 17 }]));
+    assert!(matches!(
+        &world.inbox(client.connection)[..],
+        [ServerMessage::HeartbeatReply { number: 17 }]
+    ));
     world.pass(Duration::from_secs(200), &[client]);
     assert_eq!(world.service.numbers().sessions, 1);
 }
@@ -90,20 +129,51 @@ fn a_silent_session_expires_and_what_it_holds_is_given_back() {
     let (mut silent, mut other) = (world.client(), world.client());
     let inode = world.create(&mut silent, "a");
     let lock = record(LockKind::Write, 0, 9, 1);
-    world.get(&mut silent, Operation::SetLock { inode, lock, wait: false }).unwrap();
-    let waiting = world.ask(&mut other, Operation::SetLock { inode, lock, wait: true });
+    world
+        .get(
+            &mut silent,
+            Operation::SetLock {
+                inode,
+                lock,
+                wait: false,
+            },
+        )
+        .unwrap();
+    let waiting = world.ask(
+        &mut other,
+        Operation::SetLock {
+            inode,
+            lock,
+            wait: true,
+        },
+    );
     world.pass(Duration::from_secs(59), &[other]);
     assert!(world.reply(&other, waiting).is_none());
     world.pass(Duration::from_secs(2), &[other]);
     assert_eq!(world.reply(&other, waiting), Some(Ok(Reply::Done)));
-    assert!(matches!(world.inbox(silent.connection).last(), Some(ServerMessage::Expired)));
+    assert!(matches!(
+        world.inbox(silent.connection).last(),
+        Some(ServerMessage::Expired)
+    ));
     assert!(world.closed.contains(&silent.connection));
-    assert_eq!(world.refusal(Hello { session: Some(silent.session), ..hello() }), Refusal::SessionExpired);
+    assert_eq!(
+        world.refusal(Hello {
+            session: Some(silent.session),
+            ..hello()
+        }),
+        Refusal::SessionExpired
+    );
     let operation = create(&mut silent, "late");
     world.ask(&mut silent, operation);
     assert!(world.get(&mut other, lookup("late")).is_err());
     let mut world = world.restart();
-    assert_eq!(world.refusal(Hello { session: Some(silent.session), ..hello() }), Refusal::SessionExpired);
+    assert_eq!(
+        world.refusal(Hello {
+            session: Some(silent.session),
+            ..hello()
+        }),
+        Refusal::SessionExpired
+    );
 }
 
 #[test]
@@ -116,7 +186,13 @@ fn a_session_that_expires_after_a_restart_expires_by_the_new_clock() {
     assert_eq!(world.service.numbers().sessions, 1);
     world.pass(Duration::from_secs(11), &[]);
     assert_eq!(world.service.numbers().sessions, 0);
-    assert_eq!(world.refusal(Hello { session: Some(client.session), ..hello() }), Refusal::SessionExpired);
+    assert_eq!(
+        world.refusal(Hello {
+            session: Some(client.session),
+            ..hello()
+        }),
+        Refusal::SessionExpired
+    );
 }
 
 #[test]
@@ -127,8 +203,15 @@ fn after_goodbye_nobody_waits_for_the_session() {
     world.attributes(&mut reader, inode).unwrap();
     world.message(&reader, ClientMessage::Goodbye);
     assert_eq!(world.service.numbers().sessions, 1);
-    let changes = twinshore_protocol::attributes::AttributeChanges { mode: Some(0o600), ..Default::default() };
-    assert!(world.get(&mut writer, Operation::SetAttributes { inode, changes }).is_ok());
+    let changes = twinshore_protocol::attributes::AttributeChanges {
+        mode: Some(0o600),
+        ..Default::default()
+    };
+    assert!(
+        world
+            .get(&mut writer, Operation::SetAttributes { inode, changes })
+            .is_ok()
+    );
 }
 
 #[test]
@@ -136,7 +219,9 @@ fn status_tells_of_sessions_and_usage() {
     let mut world = World::new();
     let mut client = world.client();
     world.create(&mut client, "a");
-    let Ok(Reply::Status(status)) = world.get(&mut client, Operation::GetStatus) else { panic!("no status") };
+    let Ok(Reply::Status(status)) = world.get(&mut client, Operation::GetStatus) else {
+        panic!("no status")
+    };
     assert_eq!(status.sessions.len(), 1);
     assert!(status.sessions[0].connected);
     assert_eq!(status.sessions[0].open_inodes, 1);
@@ -152,7 +237,14 @@ fn new_settings_are_told_to_every_session() {
     let (mut admin, other) = (world.client(), world.client());
     let mut settings = world.service.format().settings.clone();
     settings.trash_retention_seconds = 7;
-    world.get(&mut admin, Operation::SetSettings { settings: settings.clone() }).unwrap();
+    world
+        .get(
+            &mut admin,
+            Operation::SetSettings {
+                settings: settings.clone(),
+            },
+        )
+        .unwrap();
     let messages = world.inbox(other.connection);
     assert!(
         matches!(&messages[..], [ServerMessage::FormatChanged(format)] if format.settings == settings),

@@ -9,7 +9,14 @@ use twinshore_protocol::{Errno, InodeNumber, Operation, Reply};
 use super::world::{World, unlink};
 
 pub fn record(kind: LockKind, start: u64, end: u64, owner: u64) -> Lock {
-    Lock { family: LockFamily::Record, kind, start, end, owner, process: 1 }
+    Lock {
+        family: LockFamily::Record,
+        kind,
+        start,
+        end,
+        owner,
+        process: 1,
+    }
 }
 
 fn set(inode: InodeNumber, lock: Lock, wait: bool) -> Operation {
@@ -33,7 +40,15 @@ fn an_open_file_outlives_its_name_until_it_is_released() {
 fn a_release_of_what_is_not_open_is_refused() {
     let mut world = World::new();
     let mut client = world.client();
-    assert_eq!(world.get(&mut client, Operation::Release { inode: InodeNumber::ROOT }), Err(Errno::BadHandle));
+    assert_eq!(
+        world.get(
+            &mut client,
+            Operation::Release {
+                inode: InodeNumber::ROOT
+            }
+        ),
+        Err(Errno::BadHandle)
+    );
 }
 
 #[test]
@@ -51,7 +66,13 @@ fn after_a_restart_open_files_live_on_until_every_session_has_claimed_or_expired
     world.acknowledge_all(&other);
     assert!(world.attributes(&mut other, kept).is_ok());
     assert!(world.attributes(&mut other, dropped).is_ok());
-    world.resume(&mut holder, Reclaim { opens: vec![(kept, 1)], ..Reclaim::default() });
+    world.resume(
+        &mut holder,
+        Reclaim {
+            opens: vec![(kept, 1)],
+            ..Reclaim::default()
+        },
+    );
     world.pass(Duration::from_secs(5), &[other, holder]);
     assert!(world.attributes(&mut holder, kept).is_ok());
     assert!(world.attributes(&mut holder, dropped).is_err());
@@ -74,17 +95,40 @@ fn a_lock_excludes_others_and_a_waiting_one_is_granted_in_turn() {
     let mut world = World::new();
     let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
     let inode = world.create(&mut first, "a");
-    world.get(&mut first, set(inode, record(LockKind::Write, 0, 9, 1), false)).unwrap();
+    world
+        .get(&mut first, set(inode, record(LockKind::Write, 0, 9, 1), false))
+        .unwrap();
     let denied = world.get(&mut second, set(inode, record(LockKind::Read, 5, 5, 1), false));
     assert_eq!(denied, Err(Errno::Again));
-    let asked = world.get(&mut second, Operation::GetLock { inode, lock: record(LockKind::Read, 5, 5, 1) });
-    assert!(matches!(asked, Ok(Reply::Lock(Some(Lock { start: 0, end: 9, kind: LockKind::Write, .. })))));
+    let asked = world.get(
+        &mut second,
+        Operation::GetLock {
+            inode,
+            lock: record(LockKind::Read, 5, 5, 1),
+        },
+    );
+    assert!(matches!(
+        asked,
+        Ok(Reply::Lock(Some(Lock {
+            start: 0,
+            end: 9,
+            kind: LockKind::Write,
+            ..
+        })))
+    ));
     let of_second = world.ask(&mut second, set(inode, record(LockKind::Write, 5, 5, 1), true));
     let of_third = world.ask(&mut third, set(inode, record(LockKind::Write, 0, 9, 1), true));
-    world.get(&mut first, set(inode, record(LockKind::Unlock, 0, 9, 1), false)).unwrap();
+    world
+        .get(&mut first, set(inode, record(LockKind::Unlock, 0, 9, 1), false))
+        .unwrap();
     assert_eq!(world.reply(&second, of_second), Some(Ok(Reply::Done)));
     assert!(world.reply(&third, of_third).is_none());
-    world.get(&mut second, set(inode, record(LockKind::Unlock, 0, u64::MAX, 1), false)).unwrap();
+    world
+        .get(
+            &mut second,
+            set(inode, record(LockKind::Unlock, 0, u64::MAX, 1), false),
+        )
+        .unwrap();
     assert_eq!(world.reply(&third, of_third), Some(Ok(Reply::Done)));
 }
 
@@ -93,11 +137,17 @@ fn a_cancelled_wait_is_interrupted() {
     let mut world = World::new();
     let (mut first, mut second) = (world.client(), world.client());
     let inode = world.create(&mut first, "a");
-    world.get(&mut first, set(inode, record(LockKind::Write, 0, 9, 1), false)).unwrap();
+    world
+        .get(&mut first, set(inode, record(LockKind::Write, 0, 9, 1), false))
+        .unwrap();
     let waiting = world.ask(&mut second, set(inode, record(LockKind::Write, 0, 9, 7), true));
-    world.get(&mut second, Operation::CancelLock { inode, owner: 7 }).unwrap();
+    world
+        .get(&mut second, Operation::CancelLock { inode, owner: 7 })
+        .unwrap();
     assert_eq!(world.reply(&second, waiting), Some(Err(Errno::Interrupted)));
-    world.get(&mut first, set(inode, record(LockKind::Unlock, 0, 9, 1), false)).unwrap();
+    world
+        .get(&mut first, set(inode, record(LockKind::Unlock, 0, 9, 1), false))
+        .unwrap();
     let free = world.get(&mut first, set(inode, record(LockKind::Write, 0, 9, 1), false));
     assert_eq!(free, Ok(Reply::Done), "the cancelled request holds nothing");
 }
@@ -107,8 +157,12 @@ fn a_circle_of_waiting_sessions_is_a_deadlock() {
     let mut world = World::new();
     let (mut first, mut second) = (world.client(), world.client());
     let (a, b) = (world.create(&mut first, "a"), world.create(&mut first, "b"));
-    world.get(&mut first, set(a, record(LockKind::Write, 0, 9, 1), false)).unwrap();
-    world.get(&mut second, set(b, record(LockKind::Write, 0, 9, 1), false)).unwrap();
+    world
+        .get(&mut first, set(a, record(LockKind::Write, 0, 9, 1), false))
+        .unwrap();
+    world
+        .get(&mut second, set(b, record(LockKind::Write, 0, 9, 1), false))
+        .unwrap();
     world.ask(&mut first, set(b, record(LockKind::Write, 0, 9, 1), true));
     let closing = world.get(&mut second, set(a, record(LockKind::Write, 0, 9, 1), true));
     assert_eq!(closing, Err(Errno::Deadlock));
@@ -126,7 +180,16 @@ fn new_locks_wait_in_grace_until_older_ones_are_claimed() {
     let number = world.ask(&mut other, set(inode, lock, false));
     let asked = world.ask(&mut other, Operation::GetLock { inode, lock });
     assert!(world.reply(&other, number).is_none());
-    world.resume(&mut holder, Reclaim { locks: vec![(inode, lock)], ..Reclaim::default() });
+    world.resume(
+        &mut holder,
+        Reclaim {
+            locks: vec![(inode, lock)],
+            ..Reclaim::default()
+        },
+    );
     assert_eq!(world.reply(&other, number), Some(Err(Errno::Again)));
-    assert!(matches!(world.reply(&other, asked), Some(Ok(Reply::Lock(Some(_))))));
+    assert!(matches!(
+        world.reply(&other, asked),
+        Some(Ok(Reply::Lock(Some(_))))
+    ));
 }

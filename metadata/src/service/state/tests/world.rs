@@ -10,13 +10,13 @@ use twinshore_protocol::format::{
 };
 use twinshore_protocol::identifiers::NumberRange;
 use twinshore_protocol::message::{
-    ClientMessage, Hello, Invalidation, PROTOCOL_VERSION, Reclaim, Refusal, Role, ServerMessage, SessionDescription,
-    Welcome,
+    ClientMessage, Hello, Invalidation, PROTOCOL_VERSION, Reclaim, Refusal, Role, ServerMessage,
+    SessionDescription, Welcome,
 };
 use twinshore_protocol::operation::NewInode;
 use twinshore_protocol::{
-    Caller, Epoch, Errno, FileName, InodeNumber, Operation, Position, Reply, RequestNumber, SessionId, Side, Timestamp,
-    VolumeId,
+    Caller, Epoch, Errno, FileName, InodeNumber, Operation, Position, Reply, RequestNumber, SessionId, Side,
+    Timestamp, VolumeId,
 };
 
 use crate::journal::memory::{MemoryDisk, MemoryJournal};
@@ -29,7 +29,10 @@ pub const VOLUME: VolumeId = VolumeId([7; 16]);
 const START: i64 = 1_000_000;
 
 pub fn format() -> VolumeFormat {
-    let region = |name: &str| RegionFormat { name: name.into(), bucket: format!("file:///{name}") };
+    let region = |name: &str| RegionFormat {
+        name: name.into(),
+        bucket: format!("file:///{name}"),
+    };
     VolumeFormat {
         version: FORMAT_VERSION,
         volume: VOLUME,
@@ -93,7 +96,10 @@ impl World {
         let mut journal = disk.open().unwrap();
         let mut view = MemoryView::new();
         let tail = recovery::recover(&mut journal, &mut view, VOLUME).unwrap();
-        let instants = Instants { wall: wall(now), monotonic: now };
+        let instants = Instants {
+            wall: wall(now),
+            monotonic: now,
+        };
         let (service, outputs) = Service::start(view, tail, instants, options).unwrap();
         let mut world = Self {
             service,
@@ -123,9 +129,14 @@ impl World {
     fn take(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Send { connection, message } => self.inboxes.entry(connection).or_default().push(message),
+                Output::Send { connection, message } => {
+                    self.inboxes.entry(connection).or_default().push(message);
+                }
                 Output::Append { tail, digest, bytes } => {
-                    assert!(self.append.replace((tail, digest, bytes)).is_none(), "two appends at once");
+                    assert!(
+                        self.append.replace((tail, digest, bytes)).is_none(),
+                        "two appends at once"
+                    );
                 }
                 Output::Close { connection } => self.closed.push(connection),
                 Output::Pause { .. } | Output::Resume { .. } => {}
@@ -138,7 +149,10 @@ impl World {
     }
 
     pub fn input(&mut self, input: Input) {
-        let instants = Instants { wall: wall(self.now), monotonic: self.now };
+        let instants = Instants {
+            wall: wall(self.now),
+            monotonic: self.now,
+        };
         let outputs = self.service.handle(input, instants);
         self.take(outputs);
     }
@@ -175,7 +189,10 @@ impl World {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         self.input(Input::Connected { connection });
-        self.input(Input::Messages { connection, messages: vec![ClientMessage::Hello(hello)] });
+        self.input(Input::Messages {
+            connection,
+            messages: vec![ClientMessage::Hello(hello)],
+        });
         connection
     }
 
@@ -198,7 +215,10 @@ impl World {
 
     fn welcome(&mut self, connection: ConnectionId) -> Welcome {
         let inbox = self.inboxes.entry(connection).or_default();
-        assert!(matches!(inbox.first(), Some(ServerMessage::Welcome(_))), "no welcome first but {inbox:?}");
+        assert!(
+            matches!(inbox.first(), Some(ServerMessage::Welcome(_))),
+            "no welcome first but {inbox:?}"
+        );
         match inbox.remove(0) {
             ServerMessage::Welcome(welcome) => *welcome,
             other => panic!("no welcome but {other:?}"),
@@ -207,16 +227,27 @@ impl World {
 
     /// Connects a client again, with what it claims to hold.
     pub fn resume(&mut self, client: &mut Client, reclaim: Reclaim) {
-        client.connection = self.open_stream(Hello { session: Some(client.session), ..hello() });
+        client.connection = self.open_stream(Hello {
+            session: Some(client.session),
+            ..hello()
+        });
         let welcome = self.welcome(client.connection);
         assert_eq!(welcome.session, client.session);
         client.objects = welcome.objects;
         client.epoch = welcome.objects_epoch;
-        self.message(client, ClientMessage::Reclaim(Reclaim { complete: true, ..reclaim }));
+        self.message(
+            client,
+            ClientMessage::Reclaim(Reclaim {
+                complete: true,
+                ..reclaim
+            }),
+        );
     }
 
     pub fn disconnect(&mut self, client: &Client) {
-        self.input(Input::Disconnected { connection: client.connection });
+        self.input(Input::Disconnected {
+            connection: client.connection,
+        });
         self.inboxes.remove(&client.connection);
     }
 
@@ -230,7 +261,10 @@ impl World {
     }
 
     pub fn message(&mut self, client: &Client, message: ClientMessage) {
-        self.input(Input::Messages { connection: client.connection, messages: vec![message] });
+        self.input(Input::Messages {
+            connection: client.connection,
+            messages: vec![message],
+        });
     }
 
     /// Sends a request and answers its number.
@@ -242,7 +276,14 @@ impl World {
     }
 
     pub fn send(&mut self, client: &Client, number: RequestNumber, operation: Operation) {
-        self.message(client, ClientMessage::Request { number, caller: Caller::ROOT, operation });
+        self.message(
+            client,
+            ClientMessage::Request {
+                number,
+                caller: Caller::ROOT,
+                operation,
+            },
+        );
     }
 
     /// Sends a request that is answered at once, and acknowledges nothing.
@@ -259,9 +300,9 @@ impl World {
     /// The reply to a request, if it came. Everything else stays in the inbox.
     pub fn reply(&mut self, client: &Client, number: RequestNumber) -> Option<Result<Reply, Errno>> {
         let inbox = self.inboxes.entry(client.connection).or_default();
-        let found = inbox
-            .iter()
-            .position(|message| matches!(message, ServerMessage::Reply { number: other, .. } if *other == number))?;
+        let found = inbox.iter().position(
+            |message| matches!(message, ServerMessage::Reply { number: other, .. } if *other == number),
+        )?;
         match inbox.remove(found) {
             ServerMessage::Reply { result, .. } => Some(result),
             _ => None,
@@ -293,7 +334,10 @@ impl World {
     pub fn create(&mut self, client: &mut Client, text: &str) -> InodeNumber {
         let operation = create(client, text);
         match self.get(client, operation) {
-            Ok(Reply::Created { attributes, new: true }) => attributes.inode,
+            Ok(Reply::Created {
+                attributes,
+                new: true,
+            }) => attributes.inode,
             other => panic!("not created but {other:?}"),
         }
     }
@@ -312,7 +356,10 @@ impl World {
 }
 
 pub fn wall(now: Duration) -> Timestamp {
-    let start = Timestamp { seconds: START, nanoseconds: 0 };
+    let start = Timestamp {
+        seconds: START,
+        nanoseconds: 0,
+    };
     start.plus_seconds(now.as_secs().cast_signed())
 }
 
@@ -338,16 +385,26 @@ pub fn create(client: &mut Client, text: &str) -> Operation {
     Operation::Create {
         parent: InodeNumber::ROOT,
         name: name(text),
-        new: NewInode { inode, mode: 0o644, umask: 0 },
+        new: NewInode {
+            inode,
+            mode: 0o644,
+            umask: 0,
+        },
         exclusive: true,
         truncate: false,
     }
 }
 
 pub fn lookup(text: &str) -> Operation {
-    Operation::Lookup { parent: InodeNumber::ROOT, name: name(text) }
+    Operation::Lookup {
+        parent: InodeNumber::ROOT,
+        name: name(text),
+    }
 }
 
 pub fn unlink(text: &str) -> Operation {
-    Operation::Unlink { parent: InodeNumber::ROOT, name: name(text) }
+    Operation::Unlink {
+        parent: InodeNumber::ROOT,
+        name: name(text),
+    }
 }
