@@ -484,8 +484,10 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show_in_debug_output() {
-        let arguments =
-            super::CredentialArguments { secret_key: Some("hunter2".to_owned()), ..Default::default() };
+        let arguments = super::CredentialArguments {
+            secret_key: Some("hunter2".to_owned()),
+            ..Default::default()
+        };
         assert!(!format!("{arguments:?}").contains("hunter2"));
     }
 }

@@ -20,7 +20,9 @@ const CREDENTIALS_POLL: Duration = Duration::from_secs(2);
 
 /// Refuses a volume whose regions share a bucket.
 pub fn check_different(settings: &VolumeSettings) -> Result<(), CommandError> {
-    let Some(target) = &settings.target else { return Ok(()) };
+    let Some(target) = &settings.target else {
+        return Ok(());
+    };
     let primary = parse(&settings.primary.bucket)?;
     if primary.overlaps(&parse(&target.bucket)?) {
         return Err(CommandError::Usage(format!(
@@ -28,7 +30,10 @@ pub fn check_different(settings: &VolumeSettings) -> Result<(), CommandError> {
         )));
     }
     if settings.primary.name == target.name {
-        return Err(CommandError::Usage(format!("both regions are named `{}`: give each its own name", target.name)));
+        return Err(CommandError::Usage(format!(
+            "both regions are named `{}`: give each its own name",
+            target.name
+        )));
     }
     Ok(())
 }
@@ -60,22 +65,31 @@ pub async fn open_url(
     };
     location::open(&parse(url)?, &side_credentials(credentials, side)?, &options)
         .await
-        .map_err(CommandError::failed(format!("open the bucket {url} of the {side} region")))
+        .map_err(CommandError::failed(format!(
+            "open the bucket {url} of the {side} region"
+        )))
 }
 
 fn parse(url: &str) -> Result<BucketLocation, CommandError> {
-    url.parse().map_err(CommandError::failed(format!("use the bucket {url}")))
+    url.parse()
+        .map_err(CommandError::failed(format!("use the bucket {url}")))
 }
 
 /// The credentials of a side: from its file if one is given, else from arguments and environment.
 fn side_credentials(arguments: &CredentialArguments, side: Side) -> Result<Credentials, CommandError> {
     let (file, access_key, secret_key, session_token) = match side {
-        Side::Primary => {
-            (&arguments.credentials_file, &arguments.access_key, &arguments.secret_key, &arguments.session_token)
-        }
-        Side::Target => {
-            (&arguments.credentials_file2, &arguments.access_key2, &arguments.secret_key2, &arguments.session_token2)
-        }
+        Side::Primary => (
+            &arguments.credentials_file,
+            &arguments.access_key,
+            &arguments.secret_key,
+            &arguments.session_token,
+        ),
+        Side::Target => (
+            &arguments.credentials_file2,
+            &arguments.access_key2,
+            &arguments.secret_key2,
+            &arguments.session_token2,
+        ),
     };
     match file {
         Some(file) => read_credentials(file),
@@ -95,15 +109,24 @@ fn read_credentials(file: &Path) -> Result<Credentials, CommandError> {
 
 fn parse_credentials(text: &str) -> Result<Credentials, String> {
     let mut credentials = Credentials::default();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (key, value) =
-            line.split_once('=').ok_or("expected lines such as access_key=..., secret_key=...".to_owned())?;
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or("expected lines such as access_key=..., secret_key=...".to_owned())?;
         let value = Some(value.trim().to_owned());
         match key.trim() {
             "access_key" => credentials.access_key = value,
             "secret_key" => credentials.secret_key = value,
             "session_token" => credentials.session_token = value,
-            other => return Err(format!("`{other}` is none of access_key, secret_key, session_token")),
+            other => {
+                return Err(format!(
+                    "`{other}` is none of access_key, secret_key, session_token"
+                ));
+            }
         }
     }
     Ok(credentials)
@@ -116,7 +139,10 @@ pub async fn open_pair(
     arguments: &BucketArguments,
     memory_bytes: u64,
 ) -> Result<BucketPair, CommandError> {
-    let options = PairOptions { read_memory_bytes: memory_bytes, ..PairOptions::default() };
+    let options = PairOptions {
+        read_memory_bytes: memory_bytes,
+        ..PairOptions::default()
+    };
     let [primary, target] = open_both(&format.settings, arguments).await?;
     Ok(BucketPair::new(near, primary, target, options))
 }
@@ -145,7 +171,12 @@ impl Changes {
     /// Changes from now on.
     pub fn new(formats: watch::Receiver<VolumeFormat>, arguments: BucketArguments) -> Self {
         let known = file_times(&arguments.credentials);
-        Self { formats, arguments, polls: tokio::time::interval(CREDENTIALS_POLL), known }
+        Self {
+            formats,
+            arguments,
+            polls: tokio::time::interval(CREDENTIALS_POLL),
+            known,
+        }
     }
 
     /// The buckets after the next change that can be used; `None` when nobody tells of settings any more.
@@ -170,7 +201,10 @@ impl Changes {
                 }
                 // The old ones go on being used: they may still be right.
                 Err(error) => {
-                    tracing::error!(error = crate::error::with_causes(&error), "the new buckets cannot be used");
+                    tracing::error!(
+                        error = crate::error::with_causes(&error),
+                        "the new buckets cannot be used"
+                    );
                 }
             }
         }
@@ -188,8 +222,10 @@ pub async fn follow(pair: BucketPair, arguments: BucketArguments, formats: watch
 }
 
 fn file_times(credentials: &CredentialArguments) -> [Option<SystemTime>; 2] {
-    [&credentials.credentials_file, &credentials.credentials_file2]
-        .map(|file| file.as_ref().and_then(|file| std::fs::metadata(file).ok()?.modified().ok()))
+    [&credentials.credentials_file, &credentials.credentials_file2].map(|file| {
+        file.as_ref()
+            .and_then(|file| std::fs::metadata(file).ok()?.modified().ok())
+    })
 }
 
 #[cfg(test)]

@@ -43,7 +43,10 @@ impl CommandError {
     /// Wraps a failure with what was tried.
     pub fn failed<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |source| Self::Failed { what, source: source.into() }
+        move |source| Self::Failed {
+            what,
+            source: source.into(),
+        }
     }
 }
 

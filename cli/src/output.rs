@@ -98,11 +98,20 @@ pub fn status_text(status: &VolumeStatus) -> String {
         text.push_str(&format!("{label:<12} {value}\n"));
     };
     let settings = &status.format.settings;
-    line("volume", format!("{} ({})", status.format.name, status.format.volume));
-    line("primary", format!("{}  {}", settings.primary.name, settings.primary.bucket));
+    line(
+        "volume",
+        format!("{} ({})", status.format.name, status.format.volume),
+    );
+    line(
+        "primary",
+        format!("{}  {}", settings.primary.name, settings.primary.bucket),
+    );
     match &settings.target {
         Some(target) => line("target", format!("{}  {}", target.name, target.bucket)),
-        None => line("target", "none: `twinshore volume set-target` adds the second region".to_owned()),
+        None => line(
+            "target",
+            "none: `twinshore volume set-target` adds the second region".to_owned(),
+        ),
     }
     line("usage", usage_text(&status.usage));
     line("trash", usage_text(&status.trash));
@@ -123,8 +132,13 @@ pub fn status_text(status: &VolumeStatus) -> String {
         ),
     );
     for side in &status.replication {
-        let name = settings.region(side.side).map_or("", |region| region.name.as_str());
-        line(&format!("to {name}"), replication_text(side, settings.replication_enabled));
+        let name = settings
+            .region(side.side)
+            .map_or("", |region| region.name.as_str());
+        line(
+            &format!("to {name}"),
+            replication_text(side, settings.replication_enabled),
+        );
         for (object, reason) in &side.quarantined {
             line("", format!("set aside: {object}: {reason}"));
         }
@@ -132,7 +146,13 @@ pub fn status_text(status: &VolumeStatus) -> String {
     let synchronisation = &status.synchronisation;
     if synchronisation.running {
         let counts = &synchronisation.counts;
-        line("sync", format!("running: {} of {} objects", counts.objects_checked, synchronisation.objects_total));
+        line(
+            "sync",
+            format!(
+                "running: {} of {} objects",
+                counts.objects_checked, synchronisation.objects_total
+            ),
+        );
     } else if let Some(Timestamp { seconds, .. }) = synchronisation.finished {
         let counts = &synchronisation.counts;
         line(
@@ -144,7 +164,11 @@ pub fn status_text(status: &VolumeStatus) -> String {
         );
     }
     for session in &status.sessions {
-        let state = if session.connected { "connected".to_owned() } else { format!("silent for {} s", session.silent_seconds) };
+        let state = if session.connected {
+            "connected".to_owned()
+        } else {
+            format!("silent for {} s", session.silent_seconds)
+        };
         line(
             "session",
             format!(
@@ -165,7 +189,12 @@ fn replication_text(side: &ReplicationStatus, enabled: bool) -> String {
     let state = if side.pending_objects == 0 && side.pending_bytes == 0 {
         "in sync".to_owned()
     } else {
-        format!("{} objects, {} behind, lag {} s", side.pending_objects, show_size(side.pending_bytes), side.lag_seconds)
+        format!(
+            "{} objects, {} behind, lag {} s",
+            side.pending_objects,
+            show_size(side.pending_bytes),
+            side.lag_seconds
+        )
     };
     let off = if enabled { "" } else { " (replication is off)" };
     format!(

@@ -28,8 +28,15 @@ fn parse(text: &str, default_shift: u32) -> Result<u64, ParseSizeError> {
         "" => default_shift,
         "b" => 0,
         _ => {
-            let letter = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit);
-            UNITS.iter().find(|(name, _)| *name == letter).map(|(_, shift)| *shift).ok_or_else(wrong)?
+            let letter = unit
+                .strip_suffix("ib")
+                .or_else(|| unit.strip_suffix('b'))
+                .unwrap_or(unit);
+            UNITS
+                .iter()
+                .find(|(name, _)| *name == letter)
+                .map(|(_, shift)| *shift)
+                .ok_or_else(wrong)?
         }
     };
     number.checked_mul(1 << shift).ok_or_else(wrong)
@@ -41,7 +48,11 @@ pub fn show_size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 || unit == "TiB" {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
         }
         value /= 1024.0;
     }

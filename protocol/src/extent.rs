@@ -13,7 +13,11 @@ pub mod cbor_bytes {
     use minicbor::{Decoder, Encoder};
 
     /// Writes the bytes.
-    pub fn encode<C, W: Write>(bytes: &Bytes, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+    pub fn encode<C, W: Write>(
+        bytes: &Bytes,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
         e.bytes(bytes)?.ok()
     }
 
@@ -78,9 +82,15 @@ impl Extent {
         let skipped = from - self.file_offset;
         let length = to - from;
         let source = match &self.source {
-            ExtentSource::Object { object, object_offset, present } => {
-                ExtentSource::Object { object: *object, object_offset: object_offset + skipped, present: *present }
-            }
+            ExtentSource::Object {
+                object,
+                object_offset,
+                present,
+            } => ExtentSource::Object {
+                object: *object,
+                object_offset: object_offset + skipped,
+                present: *present,
+            },
             ExtentSource::Inline(bytes) => {
                 // Inline extents are at most some KiB, so their offsets fit any usize.
                 #[allow(clippy::cast_possible_truncation)]
@@ -89,7 +99,11 @@ impl Extent {
             }
             ExtentSource::Reserved => ExtentSource::Reserved,
         };
-        Some(Self { file_offset: from, length, source })
+        Some(Self {
+            file_offset: from,
+            length,
+            source,
+        })
     }
 }
 
@@ -101,8 +115,11 @@ mod tests {
 
     #[test]
     fn clipping_moves_the_source_with_the_range() {
-        let extent =
-            Extent { file_offset: 100, length: 10, source: ExtentSource::Inline(Bytes::from_static(b"0123456789")) };
+        let extent = Extent {
+            file_offset: 100,
+            length: 10,
+            source: ExtentSource::Inline(Bytes::from_static(b"0123456789")),
+        };
         let clipped = extent.clipped(103, 105).expect("they meet");
         assert_eq!((clipped.file_offset, clipped.length), (103, 2));
         assert_eq!(clipped.source, ExtentSource::Inline(Bytes::from_static(b"34")));

@@ -113,8 +113,15 @@ impl std::str::FromStr for ObjectId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = |digits: &str| u64::from_str_radix(digits, 16).map_err(|_| ParseObjectIdError);
         let (epoch, number) = text.split_once('-').ok_or(ParseObjectIdError)?;
-        let id = Self { epoch: Epoch(parse(epoch)?), number: parse(number)? };
-        if id.to_string() == text { Ok(id) } else { Err(ParseObjectIdError) }
+        let id = Self {
+            epoch: Epoch(parse(epoch)?),
+            number: parse(number)?,
+        };
+        if id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(ParseObjectIdError)
+        }
     }
 }
 
@@ -254,10 +261,19 @@ mod tests {
 
     #[test]
     fn an_object_name_is_read_back_as_it_was_written() {
-        let id = ObjectId { epoch: Epoch(3), number: 0x12_3456 };
+        let id = ObjectId {
+            epoch: Epoch(3),
+            number: 0x12_3456,
+        };
         assert_eq!(id.to_string(), "00000003-000000123456");
         assert_eq!(id.to_string().parse(), Ok(id));
-        for wrong in ["", "3-123456", "00000003-00000012345G", "00000003-000000123456-1", "00000003-00000012345A"] {
+        for wrong in [
+            "",
+            "3-123456",
+            "00000003-00000012345G",
+            "00000003-000000123456-1",
+            "00000003-00000012345A",
+        ] {
             assert_eq!(wrong.parse::<ObjectId>(), Err(ParseObjectIdError), "{wrong}");
         }
     }
@@ -266,7 +282,10 @@ mod tests {
     fn sides_are_a_set() {
         let set = Sides::only(Side::Primary).with(Side::Target);
         assert_eq!(set, Sides::BOTH);
-        assert_eq!(set.without(Side::Primary).iter().collect::<Vec<_>>(), [Side::Target]);
+        assert_eq!(
+            set.without(Side::Primary).iter().collect::<Vec<_>>(),
+            [Side::Target]
+        );
         assert!(Sides::NONE.is_empty());
     }
 }

@@ -27,7 +27,9 @@ pub mod wire;
 pub use attributes::{Attributes, FileType};
 pub use errno::Errno;
 pub use extent::{Extent, ExtentSource};
-pub use identifiers::{Epoch, InodeNumber, ObjectId, Position, RequestNumber, SessionId, Side, Sides, VolumeId};
+pub use identifiers::{
+    Epoch, InodeNumber, ObjectId, Position, RequestNumber, SessionId, Side, Sides, VolumeId,
+};
 pub use name::FileName;
 pub use operation::{Caller, Operation};
 pub use reply::Reply;

@@ -34,7 +34,9 @@ use minicbor::{Decode, Encode};
 
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
-use crate::identifiers::{Epoch, InodeNumber, NumberRange, Position, RequestNumber, SessionId, Side, VolumeId};
+use crate::identifiers::{
+    Epoch, InodeNumber, NumberRange, Position, RequestNumber, SessionId, Side, VolumeId,
+};
 use crate::lock::Lock;
 use crate::name::FileName;
 use crate::operation::{Caller, Operation};

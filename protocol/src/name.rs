@@ -31,7 +31,11 @@ impl FileName {
         if bytes.len() > NAME_MAX_BYTES {
             return Err(NameError::TooLong);
         }
-        if bytes.is_empty() || &*bytes == b"." || &*bytes == b".." || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
+        if bytes.is_empty()
+            || &*bytes == b"."
+            || &*bytes == b".."
+            || bytes.iter().any(|b| matches!(b, b'/' | 0))
+        {
             return Err(NameError::Invalid);
         }
         Ok(Self(bytes))

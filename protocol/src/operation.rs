@@ -31,7 +31,11 @@ pub struct Caller {
 
 impl Caller {
     /// The superuser.
-    pub const ROOT: Self = Self { user: 0, group: 0, groups: Vec::new() };
+    pub const ROOT: Self = Self {
+        user: 0,
+        group: 0,
+        groups: Vec::new(),
+    };
 }
 
 /// What identifies a new inode: the number comes from the range granted to the session, so that a client with a

@@ -16,7 +16,10 @@ pub struct Timestamp {
 impl Timestamp {
     /// Converts a duration since the epoch.
     pub const fn since_epoch(duration: std::time::Duration) -> Self {
-        Self { seconds: duration.as_secs().cast_signed(), nanoseconds: duration.subsec_nanos() }
+        Self {
+            seconds: duration.as_secs().cast_signed(),
+            nanoseconds: duration.subsec_nanos(),
+        }
     }
 
     /// Seconds from `earlier` to this, or 0 if it is not earlier.
@@ -29,6 +32,9 @@ impl Timestamp {
     /// This time, later by whole seconds.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {
-        Self { seconds: self.seconds.saturating_add(seconds), nanoseconds: self.nanoseconds }
+        Self {
+            seconds: self.seconds.saturating_add(seconds),
+            nanoseconds: self.nanoseconds,
+        }
     }
 }

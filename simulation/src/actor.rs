@@ -53,7 +53,16 @@ impl Actor {
     /// An actor on a mount.
     pub fn new(name: &str, vfs: Vfs, seed: u64, trace: Trace, history: History, verdict: Verdict) -> Self {
         let random = Random::fork(seed, &format!("actor {name}"));
-        Self { name: name.to_owned(), vfs, random, trace, history, verdict, counter: 0, own: BTreeMap::new() }
+        Self {
+            name: name.to_owned(),
+            vfs,
+            random,
+            trace,
+            history,
+            verdict,
+            counter: 0,
+            own: BTreeMap::new(),
+        }
     }
 
     /// Takes steps until the time is up. Returns what must be true of its own files.
@@ -69,11 +78,16 @@ impl Actor {
                 90..95 => ("remove own file", self.remove_own_file().await),
                 _ => ("directories", self.make_and_remove_directory().await),
             };
-            let outcome = result.err().map_or_else(|| "ok".to_owned(), |errno| errno.to_string());
+            let outcome = result
+                .err()
+                .map_or_else(|| "ok".to_owned(), |errno| errno.to_string());
             self.trace.event(&self.name, &format!("{what}: {outcome}"));
             tokio::time::sleep(Duration::from_millis(self.random.between(1, 200))).await;
         }
-        self.own.iter().map(|(name, file)| (name.clone(), file.content.clone())).collect()
+        self.own
+            .iter()
+            .map(|(name, file)| (name.clone(), file.content.clone()))
+            .collect()
     }
 
     fn next_name(&mut self, kind: &str) -> String {
@@ -92,10 +106,18 @@ impl Actor {
         let temporary = self.next_name("temporary");
         let length = self.length();
         let number = self.history.begin(register);
-        self.write_new(&temporary, content::of_write(number, length)).await?;
+        self.write_new(&temporary, content::of_write(number, length))
+            .await?;
         let target = register_name(register);
         self.vfs
-            .rename(Caller::ROOT, InodeNumber::ROOT, name(&temporary), InodeNumber::ROOT, name(&target), RenameMode::Replace)
+            .rename(
+                Caller::ROOT,
+                InodeNumber::ROOT,
+                name(&temporary),
+                InodeNumber::ROOT,
+                name(&target),
+                RenameMode::Replace,
+            )
             .await?;
         self.history.acknowledge(register, number);
         Ok(())
@@ -110,12 +132,14 @@ impl Actor {
             Some(content) => match content::parse(&content) {
                 Ok(number) => Some(number),
                 Err(reason) => {
-                    self.verdict.guilty(format!("{} read register {register}: {reason}", self.name));
+                    self.verdict
+                        .guilty(format!("{} read register {register}: {reason}", self.name));
                     return Ok(());
                 }
             },
         };
-        self.trace.event(&self.name, &format!("register {register} is {found:?}"));
+        self.trace
+            .event(&self.name, &format!("register {register} is {found:?}"));
         if let Err(reason) = self.history.read(register, started, found) {
             self.verdict.guilty(format!("{}: {reason}", self.name));
         }
@@ -124,15 +148,26 @@ impl Actor {
 
     /// Creates a file of a name that nobody else uses: a retried creation must not see its own effect.
     async fn write_new(&mut self, file: &str, content: Bytes) -> Result<InodeNumber, Errno> {
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let created = self.vfs.create(Caller::ROOT, InodeNumber::ROOT, name(file), MODE, 0, true, flags).await;
+        let flags = OpenFlags {
+            write: true,
+            ..OpenFlags::default()
+        };
+        let created = self
+            .vfs
+            .create(Caller::ROOT, InodeNumber::ROOT, name(file), MODE, 0, true, flags)
+            .await;
         if created.as_ref().err() == Some(&Errno::Exists) {
-            self.verdict.guilty(format!("{}: the exclusive creation of {file} was applied twice", self.name));
+            self.verdict.guilty(format!(
+                "{}: the exclusive creation of {file} was applied twice",
+                self.name
+            ));
         }
         let (attributed, opened) = created?;
         let inode = attributed.attributes.inode;
         let result = async {
-            self.vfs.write(Caller::ROOT, inode, opened.handle, 0, content).await?;
+            self.vfs
+                .write(Caller::ROOT, inode, opened.handle, 0, content)
+                .await?;
             self.vfs.flush(Caller::ROOT, inode, opened.handle, 0).await
         }
         .await;
@@ -147,10 +182,18 @@ impl Actor {
             let number = self.history.begin(u64::MAX);
             let content = content::of_write(number, length);
             let inode = self.write_new(&file, content.clone()).await?;
-            self.own.insert(file, OwnFile { inode, content: content.to_vec() });
+            self.own.insert(
+                file,
+                OwnFile {
+                    inode,
+                    content: content.to_vec(),
+                },
+            );
             return Ok(());
         }
-        let Some((file, known)) = self.pick_own() else { return Ok(()) };
+        let Some((file, known)) = self.pick_own() else {
+            return Ok(());
+        };
         // Until the change is acknowledged nobody knows what the file holds.
         self.own.remove(&file);
         let mut expected = known.content.clone();
@@ -161,23 +204,38 @@ impl Actor {
             expected.resize(offset + piece.len(), 0);
         }
         expected[offset..offset + piece.len()].copy_from_slice(&piece);
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        let flags = OpenFlags {
+            write: true,
+            ..OpenFlags::default()
+        };
         let opened = self.vfs.open(Caller::ROOT, known.inode, flags).await?;
         let result = async {
-            self.vfs.write(Caller::ROOT, known.inode, opened.handle, offset as u64, piece).await?;
+            self.vfs
+                .write(Caller::ROOT, known.inode, opened.handle, offset as u64, piece)
+                .await?;
             self.vfs.fsync(Caller::ROOT, known.inode, opened.handle).await
         }
         .await;
         self.vfs.release(known.inode, opened.handle, None);
         result?;
-        self.own.insert(file, OwnFile { inode: known.inode, content: expected });
+        self.own.insert(
+            file,
+            OwnFile {
+                inode: known.inode,
+                content: expected,
+            },
+        );
         Ok(())
     }
 
     async fn read_own_file(&mut self) -> Step {
-        let Some((file, known)) = self.pick_own() else { return Ok(()) };
+        let Some((file, known)) = self.pick_own() else {
+            return Ok(());
+        };
         match read_file(&self.vfs, &file).await? {
-            None => self.verdict.guilty(format!("{}: its file {file} has vanished", self.name)),
+            None => self
+                .verdict
+                .guilty(format!("{}: its file {file} has vanished", self.name)),
             Some(content) if content != known.content => {
                 let place = content.iter().zip(&known.content).position(|(a, b)| a != b);
                 self.verdict.guilty(format!(
@@ -194,16 +252,25 @@ impl Actor {
 
     /// Gives a file a second name and takes the first away: link counts must follow exactly.
     async fn link_own_file(&mut self) -> Step {
-        let Some((file, known)) = self.pick_own() else { return Ok(()) };
+        let Some((file, known)) = self.pick_own() else {
+            return Ok(());
+        };
         let second = self.next_name("linked");
         self.own.remove(&file);
-        let linked = self.vfs.link(Caller::ROOT, known.inode, InodeNumber::ROOT, name(&second)).await;
+        let linked = self
+            .vfs
+            .link(Caller::ROOT, known.inode, InodeNumber::ROOT, name(&second))
+            .await;
         if linked.as_ref().err() == Some(&Errno::Exists) {
-            self.verdict.guilty(format!("{}: the link {second} was applied twice", self.name));
+            self.verdict
+                .guilty(format!("{}: the link {second} was applied twice", self.name));
         }
         let links = linked?.attributes.links;
         if links != 2 {
-            self.verdict.guilty(format!("{}: {file} has {links} links after one more was made", self.name));
+            self.verdict.guilty(format!(
+                "{}: {file} has {links} links after one more was made",
+                self.name
+            ));
         }
         self.remove(&file).await?;
         self.own.insert(second, known);
@@ -211,7 +278,9 @@ impl Actor {
     }
 
     async fn remove_own_file(&mut self) -> Step {
-        let Some((file, _)) = self.pick_own() else { return Ok(()) };
+        let Some((file, _)) = self.pick_own() else {
+            return Ok(());
+        };
         self.own.remove(&file);
         self.remove(&file).await
     }
@@ -219,25 +288,44 @@ impl Actor {
     async fn remove(&mut self, file: &str) -> Step {
         let removed = self.vfs.unlink(Caller::ROOT, InodeNumber::ROOT, name(file)).await;
         if removed == Err(Errno::NotFound) {
-            self.verdict.guilty(format!("{}: the removal of {file} was applied twice, or the file was lost", self.name));
+            self.verdict.guilty(format!(
+                "{}: the removal of {file} was applied twice, or the file was lost",
+                self.name
+            ));
         }
         removed
     }
 
     async fn make_and_remove_directory(&mut self) -> Step {
         let directory = self.next_name("directory");
-        let made = self.vfs.make_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory), MODE, 0).await;
+        let made = self
+            .vfs
+            .make_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory), MODE, 0)
+            .await;
         if made.as_ref().err() == Some(&Errno::Exists) {
-            self.verdict.guilty(format!("{}: the creation of {directory} was applied twice", self.name));
+            self.verdict.guilty(format!(
+                "{}: the creation of {directory} was applied twice",
+                self.name
+            ));
         }
         let inside = made?.attributes.inode;
-        self.vfs.make_node(Caller::ROOT, inside, name("pipe"), MODE, 0, FileType::Fifo, 0).await?;
-        let refused = self.vfs.remove_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory)).await;
+        self.vfs
+            .make_node(Caller::ROOT, inside, name("pipe"), MODE, 0, FileType::Fifo, 0)
+            .await?;
+        let refused = self
+            .vfs
+            .remove_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory))
+            .await;
         if refused.is_ok() {
-            self.verdict.guilty(format!("{}: {directory} was removed although it was not empty", self.name));
+            self.verdict.guilty(format!(
+                "{}: {directory} was removed although it was not empty",
+                self.name
+            ));
         }
         self.vfs.unlink(Caller::ROOT, inside, name("pipe")).await?;
-        self.vfs.remove_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory)).await
+        self.vfs
+            .remove_directory(Caller::ROOT, InodeNumber::ROOT, name(&directory))
+            .await
     }
 
     fn pick_own(&mut self) -> Option<(String, OwnFile)> {
@@ -275,7 +363,16 @@ pub async fn read_file(vfs: &Vfs, file: &str) -> Result<Option<Vec<u8>>, Errno> 
     };
     let mut content = BytesMut::new();
     let result = loop {
-        match vfs.read(Caller::ROOT, inode, opened.handle, content.len() as u64, READ_BYTES).await {
+        match vfs
+            .read(
+                Caller::ROOT,
+                inode,
+                opened.handle,
+                content.len() as u64,
+                READ_BYTES,
+            )
+            .await
+        {
             Ok(piece) if piece.is_empty() => break Ok(Some(content.to_vec())),
             Ok(piece) => content.extend_from_slice(&piece),
             Err(errno) => break Err(errno),
@@ -284,4 +381,3 @@ pub async fn read_file(vfs: &Vfs, file: &str) -> Result<Option<Vec<u8>>, Errno> 
     vfs.release(inode, opened.handle, None);
     result
 }
-

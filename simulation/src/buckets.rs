@@ -28,7 +28,9 @@ pub struct Buckets {
 impl Buckets {
     /// Two empty buckets.
     pub fn new(seed: u64) -> Self {
-        Self { sides: Side::BOTH.map(|side| Arc::new(SimulatedBucket::new(seed, side))) }
+        Self {
+            sides: Side::BOTH.map(|side| Arc::new(SimulatedBucket::new(seed, side))),
+        }
     }
 
     /// The bucket of a side, as a store.
@@ -108,8 +110,14 @@ impl SimulatedBucket {
         fate
     }
 
-    async fn request<T>(&self, what: &str, effect: impl Future<Output = Result<T, BucketError>>) -> Result<T, BucketError> {
-        let unavailable = || BucketError::Unavailable { what: format!("{what}: simulated fault") };
+    async fn request<T>(
+        &self,
+        what: &str,
+        effect: impl Future<Output = Result<T, BucketError>>,
+    ) -> Result<T, BucketError> {
+        let unavailable = || BucketError::Unavailable {
+            what: format!("{what}: simulated fault"),
+        };
         match self.fate().await {
             Fate::Fine => effect.await,
             Fate::FailsBefore => Err(unavailable()),
@@ -140,7 +148,12 @@ impl Bucket for SimulatedBucket {
         self.request("delete", self.memory.delete(keys)).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, BucketError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
         self.request("list", self.memory.list(prefix, after, limit)).await
     }
 }

@@ -20,16 +20,26 @@ pub fn of_write(number: WriteNumber, length: usize) -> Bytes {
 /// The write that a content comes from, if it is whole and right.
 pub fn parse(content: &[u8]) -> Result<WriteNumber, String> {
     let word = |start: usize| {
-        let bytes: Option<[u8; 8]> = content.get(start..start + 8).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u64::from_le_bytes).ok_or_else(|| format!("content of {} bytes is too short", content.len()))
+        let bytes: Option<[u8; 8]> = content
+            .get(start..start + 8)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(u64::from_le_bytes)
+            .ok_or_else(|| format!("content of {} bytes is too short", content.len()))
     };
     let number = WriteNumber(word(0)?);
     let length = word(8)?;
     if length != content.len() as u64 {
-        return Err(format!("content of {number:?} has {} bytes instead of {length}", content.len()));
+        return Err(format!(
+            "content of {number:?} has {} bytes instead of {length}",
+            content.len()
+        ));
     }
     match (HEADER_BYTES..content.len()).find(|offset| content[*offset] != pattern(number, *offset)) {
-        Some(offset) => Err(format!("content of {number:?} is wrong at byte {offset}: {}", content[offset])),
+        Some(offset) => Err(format!(
+            "content of {number:?} is wrong at byte {offset}: {}",
+            content[offset]
+        )),
         None => Ok(number),
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use twinshore_protocol::Side;
 
+use crate::buckets::Buckets;
 use crate::host::{Crash, Host};
 use crate::network::Network;
 use crate::random::Random;
 use crate::trace::Trace;
-use crate::buckets::Buckets;
 
 /// What the faults strike.
 pub struct Targets {

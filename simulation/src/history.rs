@@ -48,14 +48,24 @@ impl History {
         let mut state = self.state();
         state.next += 1;
         let number = WriteNumber(state.next);
-        let write = Write { started: Instant::now(), acknowledged: None, witnessed: None };
+        let write = Write {
+            started: Instant::now(),
+            acknowledged: None,
+            witnessed: None,
+        };
         state.registers.entry(register).or_default().insert(number, write);
         number
     }
 
     /// A write was acknowledged.
     pub fn acknowledge(&self, register: u64, number: WriteNumber) {
-        if let Some(write) = self.state().registers.entry(register).or_default().get_mut(&number) {
+        if let Some(write) = self
+            .state()
+            .registers
+            .entry(register)
+            .or_default()
+            .get_mut(&number)
+        {
             write.acknowledged = Some(Instant::now());
         }
     }
@@ -68,12 +78,16 @@ impl History {
         let certain = |write: &&Write| write.visible().is_some_and(|visible| visible < started);
         let Some(found) = found else {
             return match writes.iter().find(|(_, write)| certain(write)) {
-                Some((number, _)) => Err(format!("register {register} was empty although {number:?} was visible before")),
+                Some((number, _)) => Err(format!(
+                    "register {register} was empty although {number:?} was visible before"
+                )),
                 None => Ok(()),
             };
         };
         let Some(read) = writes.get(&found).copied() else {
-            return Err(format!("register {register} returned {found:?}, which nobody wrote"));
+            return Err(format!(
+                "register {register} returned {found:?}, which nobody wrote"
+            ));
         };
         if let Some(acknowledged) = read.acknowledged {
             let overwriting = |write: &Write| {
@@ -120,7 +134,10 @@ mod tests {
         pass().await;
         history.acknowledge(1, second);
         pass().await;
-        assert!(history.read(1, early, Some(first)).is_ok(), "the read began before the second write was acknowledged");
+        assert!(
+            history.read(1, early, Some(first)).is_ok(),
+            "the read began before the second write was acknowledged"
+        );
         assert!(history.read(1, Instant::now(), Some(second)).is_ok());
         assert!(history.read(1, Instant::now(), Some(first)).is_err());
         assert!(history.read(1, Instant::now(), None).is_err());

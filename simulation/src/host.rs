@@ -13,7 +13,9 @@ use twinshore_metadata::core::{self, Context, Maintenance};
 use twinshore_metadata::journal::memory::{Fault as DiskFault, MemoryDisk, MemoryJournal};
 use twinshore_metadata::journal::record::Record;
 use twinshore_metadata::journal::{Journal, JournalError, Tail};
-use twinshore_metadata::service::state::{AppendError, ConnectionId, Input, Instants, Output, Service, ServiceOptions, TICK};
+use twinshore_metadata::service::state::{
+    AppendError, ConnectionId, Input, Instants, Output, Service, ServiceOptions, TICK,
+};
 use twinshore_metadata::view::ViewStore;
 use twinshore_metadata::view::memory::MemoryView;
 use twinshore_protocol::format::VolumeFormat;
@@ -66,7 +68,11 @@ pub struct HostParts {
 impl Host {
     /// Creates the volume and starts serving it.
     pub fn start(parts: HostParts) -> Result<Self, String> {
-        let start = Tail { epoch: Epoch(0), position: Position::ZERO, digest: [0; 32] };
+        let start = Tail {
+            epoch: Epoch(0),
+            position: Position::ZERO,
+            digest: [0; 32],
+        };
         let disk = MemoryDisk::new(parts.format.volume, &start);
         create_volume(&disk, &parts.format)?;
         let (crash, crashes) = mpsc::channel(1);
@@ -109,7 +115,10 @@ impl Host {
 fn instants(started: Instant) -> Instants {
     let elapsed = started.elapsed();
     let wall = Timestamp::since_epoch(elapsed).plus_seconds(WALL_START_SECONDS);
-    Instants { wall, monotonic: elapsed }
+    Instants {
+        wall,
+        monotonic: elapsed,
+    }
 }
 
 fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String> {
@@ -117,7 +126,10 @@ fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String>
     let tail = journal.acquire().map_err(|error| error.to_string())?;
     let none: std::collections::BTreeSet<InodeNumber> = std::collections::BTreeSet::new();
     let context = Context {
-        now: Timestamp { seconds: WALL_START_SECONDS, nanoseconds: 0 },
+        now: Timestamp {
+            seconds: WALL_START_SECONDS,
+            nanoseconds: 0,
+        },
         position: tail.position.next(),
         epoch: tail.epoch,
         session: SessionId(0),
@@ -125,8 +137,14 @@ fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String>
         caller: &Caller::ROOT,
         open: &none,
     };
-    let created = core::maintain(&MemoryView::new(), &context, &Maintenance::CreateVolume { format: format.clone() })
-        .map_err(|error| error.to_string())?;
+    let created = core::maintain(
+        &MemoryView::new(),
+        &context,
+        &Maintenance::CreateVolume {
+            format: format.clone(),
+        },
+    )
+    .map_err(|error| error.to_string())?;
     let record = Record {
         volume: format.volume,
         epoch: tail.epoch,
@@ -137,20 +155,25 @@ fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String>
         changes: Vec::new(),
     };
     let (bytes, digest) = record.encode();
-    journal.append(&tail, digest, bytes).map_err(|error| error.to_string())?;
+    journal
+        .append(&tail, digest, bytes)
+        .map_err(|error| error.to_string())?;
     Ok(())
 }
 
 fn replay(disk: &MemoryDisk) -> Result<MemoryView, String> {
     let mut view = MemoryView::new();
     loop {
-        let records = disk.read(view.applied().next(), REPLAY_BYTES).map_err(|error| error.to_string())?;
+        let records = disk
+            .read(view.applied().next(), REPLAY_BYTES)
+            .map_err(|error| error.to_string())?;
         if records.is_empty() {
             return Ok(view);
         }
         for bytes in records {
             let (record, _) = Record::decode(&bytes).map_err(|error| error.to_string())?;
-            view.apply(record.position, &record.mutations).map_err(|error| error.to_string())?;
+            view.apply(record.position, &record.mutations)
+                .map_err(|error| error.to_string())?;
         }
     }
 }
@@ -161,7 +184,11 @@ enum Event {
     Messages(ConnectionId, Vec<ClientMessage>),
     Disconnected(ConnectionId),
     /// The disk has taken the time that an append takes.
-    DiskReady { tail: Tail, digest: [u8; 32], bytes: bytes::Bytes },
+    DiskReady {
+        tail: Tail,
+        digest: [u8; 32],
+        bytes: bytes::Bytes,
+    },
 }
 
 struct Runner {
@@ -178,7 +205,9 @@ impl Runner {
     /// Serves, dies, and serves again. Returns only when the service gives up: a bug.
     async fn run(mut self) -> Result<(), String> {
         loop {
-            let Some((how, down)) = self.serve().await? else { return Ok(()) };
+            let Some((how, down)) = self.serve().await? else {
+                return Ok(());
+            };
             self.trace.event("metadata", &format!("crashed ({how:?})"));
             self.network.listen(None);
             self.network.cut_all();
@@ -193,7 +222,10 @@ impl Runner {
         let view = replay(&self.disk)?;
         let (service, outputs) = Service::start(view, tail, instants(self.started), self.options)
             .map_err(|error| format!("the service does not start: {error}"))?;
-        self.trace.event("metadata", &format!("epoch {} starts after record {}", tail.epoch, tail.position));
+        self.trace.event(
+            "metadata",
+            &format!("epoch {} starts after record {}", tail.epoch, tail.position),
+        );
         let (events, inbox) = mpsc::unbounded_channel();
         let (listener, accepted) = mpsc::channel(64);
         tokio::spawn(accept(accepted, events.clone()));
@@ -235,7 +267,11 @@ struct Life {
 }
 
 impl Life {
-    async fn live(mut self, runner: &mut Runner, outputs: Vec<Output>) -> Result<Option<(Crash, Duration)>, String> {
+    async fn live(
+        mut self,
+        runner: &mut Runner,
+        outputs: Vec<Output>,
+    ) -> Result<Option<(Crash, Duration)>, String> {
         self.carry_out(runner, outputs)?;
         let mut ticks = interval(TICK);
         loop {
@@ -311,7 +347,9 @@ impl Life {
     }
 
     fn die(&mut self, how: Crash) -> Result<(), String> {
-        let Some((tail, digest, bytes)) = self.appending.take() else { return Ok(()) };
+        let Some((tail, digest, bytes)) = self.appending.take() else {
+            return Ok(());
+        };
         match how {
             Crash::BeforeAppend => {}
             Crash::AfterAppend => drop(append(&mut self.journal, &tail, digest, bytes)?),
@@ -341,7 +379,9 @@ fn append(
                     return Ok(Ok(found));
                 }
                 if found != *tail {
-                    return Ok(Err(AppendError::Final("another leader has taken over".to_owned())));
+                    return Ok(Err(AppendError::Final(
+                        "another leader has taken over".to_owned(),
+                    )));
                 }
             }
             Err(error) => return Ok(Err(AppendError::Final(error.to_string()))),
@@ -374,4 +414,3 @@ async fn receive(
     // After a crash nobody is left to be told.
     let _ = events.send(Event::Disconnected(connection));
 }
-

@@ -26,15 +26,24 @@ struct Arguments {
 }
 
 fn parse() -> Result<Option<Arguments>, String> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    let mut arguments = Arguments { first: clock, count: 20, replay: false, seconds: 60 };
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |now| now.as_secs());
+    let mut arguments = Arguments {
+        first: clock,
+        count: 20,
+        replay: false,
+        seconds: 60,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--help" || word == "-h" {
             return Ok(None);
         }
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let number: u64 = value.parse().map_err(|_| format!("{word}: `{value}` is not a number"))?;
+        let number: u64 = value
+            .parse()
+            .map_err(|_| format!("{word}: `{value}` is not a number"))?;
         match word.as_str() {
             "--seeds" => arguments.count = number,
             "--from" => arguments.first = number,
@@ -60,9 +69,18 @@ fn main() -> ExitCode {
     };
     let mut failed = 0;
     for seed in arguments.first..arguments.first + arguments.count {
-        let options = Options { seed, seconds: arguments.seconds, fault: None };
+        let options = Options {
+            seed,
+            seconds: arguments.seconds,
+            fault: None,
+        };
         let report = run(options);
-        println!("seed {seed}: {} events, digest {}, {}", report.events, &report.digest[..16], report.outcome());
+        println!(
+            "seed {seed}: {} events, digest {}, {}",
+            report.events,
+            &report.digest[..16],
+            report.outcome()
+        );
         if arguments.replay {
             for line in &report.tail {
                 println!("  {line}");
@@ -79,9 +97,19 @@ fn main() -> ExitCode {
             for broken in &report.broken {
                 println!("  broken: {broken}");
             }
-            println!("  replay: cargo xtask simulate --seed {seed} --seconds {}", arguments.seconds);
+            println!(
+                "  replay: cargo xtask simulate --seed {seed} --seconds {}",
+                arguments.seconds
+            );
         }
     }
-    println!("{} passed, {failed} failed", arguments.count.saturating_sub(failed));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{} passed, {failed} failed",
+        arguments.count.saturating_sub(failed)
+    );
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -49,7 +49,12 @@ pub struct Network {
 impl Network {
     /// A network without nodes.
     pub fn new(seed: u64, trace: Trace) -> Self {
-        Self { seed, trace, lines: Arc::default(), listener: Arc::default() }
+        Self {
+            seed,
+            trace,
+            lines: Arc::default(),
+            listener: Arc::default(),
+        }
     }
 
     /// The service listens, or (`None`) is down: then connecting is refused.
@@ -59,9 +64,17 @@ impl Network {
 
     /// A transport for a node whose messages take about `latency_ms` each way.
     pub fn transport(&self, node: &str, latency_ms: u64) -> Arc<dyn Transport> {
-        let (line, _) = watch::channel(Line { held: false, generation: 0 });
+        let (line, _) = watch::channel(Line {
+            held: false,
+            generation: 0,
+        });
         lock(&self.lines).insert(node.to_owned(), line);
-        Arc::new(NodeTransport { network: self.clone(), node: node.to_owned(), latency_ms, opened: Mutex::new(0) })
+        Arc::new(NodeTransport {
+            network: self.clone(),
+            node: node.to_owned(),
+            latency_ms,
+            opened: Mutex::new(0),
+        })
     }
 
     /// Holds or lets go what the node sends and receives.
@@ -111,7 +124,10 @@ impl Transport for NodeTransport {
             address: self.node.clone(),
             reason: "connection refused".to_owned(),
         };
-        let line = lock(&self.network.lines).get(&self.node).map(watch::Sender::subscribe).ok_or_else(refused)?;
+        let line = lock(&self.network.lines)
+            .get(&self.node)
+            .map(watch::Sender::subscribe)
+            .ok_or_else(refused)?;
         let listener = lock(&self.network.listener).clone().ok_or_else(refused)?;
         let number = {
             let mut opened = lock(&self.opened);
@@ -122,14 +138,26 @@ impl Transport for NodeTransport {
         let (to_service, service_receiver) = mpsc::channel(STREAM_CAPACITY);
         let (service_sender, from_service) = mpsc::channel(STREAM_CAPACITY);
         let (to_client, client_receiver) = mpsc::channel(STREAM_CAPACITY);
-        let random = |direction: &str| Random::fork(self.network.seed, &format!("{}/{number}/{direction}", self.node));
+        let random =
+            |direction: &str| Random::fork(self.network.seed, &format!("{}/{number}/{direction}", self.node));
         let generation = line.borrow().generation;
-        let pipe = Pipe { line, generation, latency_ms: self.latency_ms };
+        let pipe = Pipe {
+            line,
+            generation,
+            latency_ms: self.latency_ms,
+        };
         tokio::spawn(pipe.clone().forward(from_client, to_service, random("up")));
         tokio::spawn(pipe.forward(from_service, to_client, random("down")));
-        let accepted = Accepted { node: self.node.clone(), sender: service_sender, receiver: service_receiver };
+        let accepted = Accepted {
+            node: self.node.clone(),
+            sender: service_sender,
+            receiver: service_receiver,
+        };
         listener.send(accepted).await.map_err(|_| refused())?;
-        Ok(Stream { sender: client_sender, receiver: client_receiver })
+        Ok(Stream {
+            sender: client_sender,
+            receiver: client_receiver,
+        })
     }
 }
 
@@ -145,7 +173,11 @@ impl Pipe {
     async fn forward<T>(mut self, mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, mut random: Random) {
         while let Some(item) = self.unless_cut(from.recv()).await.flatten() {
             let delay_ms = random.between(self.latency_ms, self.latency_ms * 2 + 1);
-            if self.unless_cut(tokio::time::sleep(Duration::from_millis(delay_ms))).await.is_none() {
+            if self
+                .unless_cut(tokio::time::sleep(Duration::from_millis(delay_ms)))
+                .await
+                .is_none()
+            {
                 return;
             }
             while self.line.borrow().held {

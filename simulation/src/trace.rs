@@ -24,8 +24,15 @@ struct State {
 impl Trace {
     /// A new trace; the run starts now.
     pub fn new() -> Self {
-        let state = State { hasher: Sha256::new(), last: std::collections::VecDeque::new(), events: 0 };
-        Self { started: Instant::now(), state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            hasher: Sha256::new(),
+            last: std::collections::VecDeque::new(),
+            events: 0,
+        };
+        Self {
+            started: Instant::now(),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Records an event of an actor at the present simulated time.
@@ -43,7 +50,13 @@ impl Trace {
 
     /// The digest of all events so far, in hexadecimal.
     pub fn digest(&self) -> String {
-        self.state().hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.state()
+            .hasher
+            .clone()
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The last events, for a person who looks for the cause.

@@ -34,8 +34,12 @@ use crate::verdict::Verdict;
 use crate::worker;
 
 /// The nodes with mounts, and which side is near to each.
-const MOUNTS: [(&str, Side); 4] =
-    [("east-1", Side::Primary), ("east-2", Side::Primary), ("west-1", Side::Target), ("west-2", Side::Target)];
+const MOUNTS: [(&str, Side); 4] = [
+    ("east-1", Side::Primary),
+    ("east-2", Side::Primary),
+    ("west-1", Side::Target),
+    ("west-2", Side::Target),
+];
 
 /// The nodes with workers.
 const WORKERS: [(&str, Side); 2] = [("worker-east", Side::Primary), ("worker-west", Side::Target)];
@@ -93,7 +97,12 @@ async fn run_inside(options: Options) -> Report {
     if let Err(reason) = play(options, &trace, &verdict).await {
         verdict.guilty(reason);
     }
-    Report { broken: verdict.found(), digest: trace.digest(), events: trace.events(), tail: trace.tail() }
+    Report {
+        broken: verdict.found(),
+        digest: trace.digest(),
+        events: trace.events(),
+        tail: trace.tail(),
+    }
 }
 
 async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), String> {
@@ -105,7 +114,10 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         trace: trace.clone(),
         network: network.clone(),
         format: format(),
-        options: ServiceOptions { fault: options.fault, ..ServiceOptions::default() },
+        options: ServiceOptions {
+            fault: options.fault,
+            ..ServiceOptions::default()
+        },
     })?;
     let mut workers = Vec::new();
     for (node, near) in WORKERS {
@@ -116,12 +128,34 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
     let mut actors = Vec::new();
     for (node, near) in MOUNTS {
         let vfs = mount(&network, &buckets, node, near, started).await?;
-        let actor = Actor::new(node, vfs.clone(), options.seed, trace.clone(), history.clone(), verdict.clone());
+        let actor = Actor::new(
+            node,
+            vfs.clone(),
+            options.seed,
+            trace.clone(),
+            history.clone(),
+            verdict.clone(),
+        );
         actors.push((vfs, tokio::spawn(actor.work(until))));
     }
-    let nodes = MOUNTS.iter().chain(&WORKERS).map(|(node, _)| (*node).to_owned()).collect();
-    let targets = Targets { host: host.clone(), network: network.clone(), buckets: buckets.clone(), nodes };
-    strike(targets, Random::fork(options.seed, "faults"), trace.clone(), until).await;
+    let nodes = MOUNTS
+        .iter()
+        .chain(&WORKERS)
+        .map(|(node, _)| (*node).to_owned())
+        .collect();
+    let targets = Targets {
+        host: host.clone(),
+        network: network.clone(),
+        buckets: buckets.clone(),
+        nodes,
+    };
+    strike(
+        targets,
+        Random::fork(options.seed, "faults"),
+        trace.clone(),
+        until,
+    )
+    .await;
     let mut expected = BTreeMap::new();
     for (vfs, actor) in actors {
         expected.extend(actor.await.map_err(|error| format!("an actor died: {error}"))?);
@@ -141,7 +175,10 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
 }
 
 fn format() -> VolumeFormat {
-    let region = |name: &str| RegionFormat { name: name.to_owned(), bucket: format!("file:///{name}") };
+    let region = |name: &str| RegionFormat {
+        name: name.to_owned(),
+        bucket: format!("file:///{name}"),
+    };
     VolumeFormat {
         version: FORMAT_VERSION,
         volume: VolumeId([7; 16]),
@@ -182,7 +219,11 @@ async fn mount(
         role: Role::Client,
         near,
         task_slots: 0,
-        description: SessionDescription { host: node.to_owned(), process: 1, purpose: "mount".to_owned() },
+        description: SessionDescription {
+            host: node.to_owned(),
+            process: 1,
+            purpose: "mount".to_owned(),
+        },
         request_deadline: Duration::from_secs(30),
     };
     let surroundings = || Surroundings {
@@ -194,7 +235,10 @@ async fn mount(
     let clock = Arc::new(move || Timestamp::since_epoch(started.elapsed()).plus_seconds(WALL_START_SECONDS));
     // A mount that starts while the service is down tries again, as a person or the kubelet would.
     loop {
-        let options = VfsOptions { buffer_size_bytes: 16 << 20, ..VfsOptions::new(clock.clone()) };
+        let options = VfsOptions {
+            buffer_size_bytes: 16 << 20,
+            ..VfsOptions::new(clock.clone())
+        };
         match Vfs::connect(Arc::clone(&transport), session.clone(), surroundings(), options).await {
             Ok(vfs) => return Ok(vfs),
             Err(error) if started.elapsed() < QUIET_LIMIT * 4 => {
@@ -222,7 +266,9 @@ async fn wait_until_quiet(host: &Host, buckets: &Buckets, trace: &Trace) -> Resu
             return Ok(());
         };
         if Instant::now() > deadline {
-            return Err(format!("the volume does not become quiet after everything was healed: {disquiet}"));
+            return Err(format!(
+                "the volume does not become quiet after everything was healed: {disquiet}"
+            ));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -238,7 +284,10 @@ fn disquiet(host: &Host, buckets: &Buckets) -> Result<Option<String>, String> {
     for side in Side::BOTH {
         let watermark = core::outbox::watermark(&view, side, view.applied()).map_err(core_error)?;
         if watermark < view.applied() {
-            return Ok(Some(format!("{side} has everything up to {watermark} of {}", view.applied())));
+            return Ok(Some(format!(
+                "{side} has everything up to {watermark} of {}",
+                view.applied()
+            )));
         }
         let deletions = core::outbox::pending_deletions(&view, side, 1).map_err(core_error)?;
         if !deletions.is_empty() {
@@ -249,7 +298,9 @@ fn disquiet(host: &Host, buckets: &Buckets) -> Result<Option<String>, String> {
     for side in Side::BOTH {
         let stored: BTreeSet<ObjectId> = stored_objects(buckets, side);
         if let Some(missing) = known.difference(&stored).next() {
-            return Err(format!("metadata names {missing}, and nothing is owed, but {side} does not have it"));
+            return Err(format!(
+                "metadata names {missing}, and nothing is owed, but {side} does not have it"
+            ));
         }
     }
     Ok(None)
@@ -276,13 +327,19 @@ fn named_objects(view: &MemoryView) -> Result<BTreeSet<ObjectId>, String> {
         };
         let Some(last) = page.last() else { return Ok(named) };
         after = Some(last.object);
-        named.extend(page.iter().filter(|record| record.live_bytes > 0).map(|record| record.object));
+        named.extend(
+            page.iter()
+                .filter(|record| record.live_bytes > 0)
+                .map(|record| record.object),
+        );
     }
 }
 
 fn stored_objects(buckets: &Buckets, side: Side) -> BTreeSet<ObjectId> {
     let keys = buckets.content(side).keys();
-    keys.iter().filter_map(|key| twinshore_storage::object::parse_object_key(key)).collect()
+    keys.iter()
+        .filter_map(|key| twinshore_storage::object::parse_object_key(key))
+        .collect()
 }
 
 /// Every file whose last change was acknowledged is there, as seen from both regions.
@@ -307,7 +364,9 @@ async fn check_files(
                 Err(errno) => verdict.guilty(format!("{node}: {file} cannot be read: {errno}")),
             }
         }
-        vfs.shut_down().await.map_err(|errno| format!("{node} cannot be shut down: {errno}"))?;
+        vfs.shut_down()
+            .await
+            .map_err(|errno| format!("{node} cannot be shut down: {errno}"))?;
     }
     Ok(())
 }

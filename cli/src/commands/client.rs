@@ -18,7 +18,11 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// Who this process is.
 pub fn description(purpose: &str) -> SessionDescription {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    SessionDescription { host, process: std::process::id(), purpose: purpose.to_owned() }
+    SessionDescription {
+        host,
+        process: std::process::id(),
+        purpose: purpose.to_owned(),
+    }
 }
 
 /// A session that caches nothing.
@@ -39,7 +43,8 @@ impl Client {
     ) -> Result<(Self, watch::Receiver<VolumeFormat>), CommandError> {
         let (changes, _) = watch::channel(None);
         let handler = Arc::new(Following { changes });
-        let client = Self::connect_with(service, purpose, Arc::clone(&handler) as Arc<dyn SessionHandler>).await?;
+        let client =
+            Self::connect_with(service, purpose, Arc::clone(&handler) as Arc<dyn SessionHandler>).await?;
         let (formats, following) = watch::channel(VolumeFormat::clone(&client.session.format()));
         let mut changes = handler.changes.subscribe();
         tokio::spawn(async move {
@@ -68,7 +73,10 @@ impl Client {
         let transport = super::transport(&service.address)?;
         let session = Session::connect(transport, options, handler)
             .await
-            .map_err(|source| CommandError::Connect { address: service.address.clone(), source })?;
+            .map_err(|source| CommandError::Connect {
+                address: service.address.clone(),
+                source,
+            })?;
         Ok(Self { session })
     }
 
@@ -77,18 +85,27 @@ impl Client {
         self.session
             .request(Caller::ROOT, operation)
             .await
-            .map_err(|source| CommandError::Request { what: what.to_owned(), source })
+            .map_err(|source| CommandError::Request {
+                what: what.to_owned(),
+                source,
+            })
     }
 
     /// Finds the inode of a path from the volume's root.
     pub async fn resolve(&self, path: &str) -> Result<InodeNumber, CommandError> {
         let mut inode = InodeNumber::ROOT;
-        for component in path.split('/').filter(|component| !component.is_empty() && *component != ".") {
+        for component in path
+            .split('/')
+            .filter(|component| !component.is_empty() && *component != ".")
+        {
             let name: FileName = component
                 .parse()
                 .map_err(|error| CommandError::Usage(format!("`{component}` in path {path}: {error}")))?;
             let what = format!("find {component} of {path}");
-            match self.request(&what, Operation::Lookup { parent: inode, name }).await? {
+            match self
+                .request(&what, Operation::Lookup { parent: inode, name })
+                .await?
+            {
                 Reply::Entry(attributes) => inode = attributes.inode,
                 other => return Err(unexpected(&what, &other)),
             }
@@ -100,8 +117,9 @@ impl Client {
     pub async fn resolve_parent(&self, path: &str) -> Result<(InodeNumber, FileName), CommandError> {
         let trimmed = path.trim_end_matches('/');
         let (parent, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
-        let name =
-            name.parse().map_err(|error| CommandError::Usage(format!("`{name}` in path {path}: {error}")))?;
+        let name = name
+            .parse()
+            .map_err(|error| CommandError::Usage(format!("`{name}` in path {path}: {error}")))?;
         Ok((self.resolve(parent).await?, name))
     }
 
@@ -128,11 +146,16 @@ impl SessionHandler for Following {
     }
     fn expired(&self) {}
     fn held(&self) -> Reclaim {
-        Reclaim { complete: true, ..Reclaim::default() }
+        Reclaim {
+            complete: true,
+            ..Reclaim::default()
+        }
     }
 }
 
 /// The service answered something that does not belong to the question: it is of another version.
 pub fn unexpected(what: &str, reply: &Reply) -> CommandError {
-    CommandError::Usage(format!("cannot {what}: the service answered {reply:?}; are both of the same version?"))
+    CommandError::Usage(format!(
+        "cannot {what}: the service answered {reply:?}; are both of the same version?"
+    ))
 }

@@ -15,15 +15,23 @@ const PROBLEMS_SHOWN: usize = 100;
 pub fn run(arguments: &FsckArguments) -> Result<(), CommandError> {
     let what = format!("check the metadata in {}", arguments.metadata_dir.display());
     let directory = DataDirectory::open(&arguments.metadata_dir, None, DirectoryOptions::default());
-    let DataDirectory { format, mut journal, mut view, lock: _lock } =
-        directory.map_err(CommandError::failed(what.clone()))?;
-    let tail =
-        recovery::recover(&mut journal, &mut view, format.volume).map_err(CommandError::failed(what.clone()))?;
+    let DataDirectory {
+        format,
+        mut journal,
+        mut view,
+        lock: _lock,
+    } = directory.map_err(CommandError::failed(what.clone()))?;
+    let tail = recovery::recover(&mut journal, &mut view, format.volume)
+        .map_err(CommandError::failed(what.clone()))?;
     let problems = check::consistency(&view).map_err(CommandError::failed(what))?;
     for problem in problems.iter().take(PROBLEMS_SHOWN) {
         println!("fsck: {problem}");
     }
-    println!("fsck: checked up to record {}: {} problems", tail.position, problems.len());
+    println!(
+        "fsck: checked up to record {}: {} problems",
+        tail.position,
+        problems.len()
+    );
     if problems.is_empty() {
         return Ok(());
     }

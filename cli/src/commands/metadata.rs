@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
-use twinshore_metadata::journal::directory::read_volume;
 use twinshore_metadata::archive::ArchiveHandle;
+use twinshore_metadata::journal::directory::read_volume;
 use twinshore_metadata::service::shell::{Ready, ServeOptions, serve};
 
 use twinshore_protocol::Side;
@@ -16,7 +16,12 @@ use crate::error::CommandError;
 
 /// Serves a volume until it is asked to stop.
 pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
-    let MetadataArguments { dir, listen, http, buckets } = arguments;
+    let MetadataArguments {
+        dir,
+        listen,
+        http,
+        buckets,
+    } = arguments;
     let what = format!("serve the volume in {}", dir.display());
     let format = read_volume(&dir).map_err(CommandError::failed(what.clone()))?.ok_or_else(|| {
         CommandError::Usage(format!(
@@ -33,13 +38,21 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
         ..ServeOptions::new(dir, listen)
     };
     let announce = async move {
-        if let Ok(Ready { listen, http, archive }) = is_ready.await {
+        if let Ok(Ready {
+            listen,
+            http,
+            archive,
+        }) = is_ready.await
+        {
             println!("metadata: serving volume {} at http://{listen}", format.name);
             if let Some(http) = http {
                 println!("metadata: http://{http}/metrics and http://{http}/healthz");
             }
             if let Err(error) = follow_buckets(listen, archive, &buckets).await {
-                tracing::error!(error = crate::error::with_causes(&error), "changed buckets need a restart to be used");
+                tracing::error!(
+                    error = crate::error::with_causes(&error),
+                    "changed buckets need a restart to be used"
+                );
             }
         }
         // The service ends when asked to; that something was announced ends nothing.
@@ -66,7 +79,9 @@ async fn follow_buckets(
     archive: ArchiveHandle,
     arguments: &BucketArguments,
 ) -> Result<(), CommandError> {
-    let service = ServiceArguments { address: format!("http://{listen}") };
+    let service = ServiceArguments {
+        address: format!("http://{listen}"),
+    };
     let (client, formats) = Client::connect_following(&service, "archive").await?;
     let mut changes = buckets::Changes::new(formats, arguments.clone());
     while let Some(opened) = changes.next().await {

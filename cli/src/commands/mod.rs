@@ -35,7 +35,12 @@ pub fn run(command: Command) -> Result<(), CommandError> {
         Command::Quota(command) => block_on(quota::run(command)),
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "twinshore", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "twinshore",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
     }

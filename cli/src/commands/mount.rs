@@ -55,12 +55,20 @@ pub fn run(arguments: MountArguments) -> Result<(), CommandError> {
 fn go_to_background(arguments: &MountArguments) -> Result<(), CommandError> {
     let what = || "start the mount in the background".to_owned();
     let program = std::env::current_exe().map_err(CommandError::failed(what()))?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&arguments.log_file).map_err(
-        CommandError::failed(format!("write the log {}: choose another with --log-file", arguments.log_file.display())),
-    )?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&arguments.log_file)
+        .map_err(CommandError::failed(format!(
+            "write the log {}: choose another with --log-file",
+            arguments.log_file.display()
+        )))?;
     let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let mut command = Command::new(program);
-    command.args(without_secrets(std::env::args().skip(1))).arg("--foreground").env(BACKGROUND_VARIABLE, "1");
+    command
+        .args(without_secrets(std::env::args().skip(1)))
+        .arg("--foreground")
+        .env(BACKGROUND_VARIABLE, "1");
     let credentials = &arguments.buckets.credentials;
     for (variable, value) in [
         ("ACCESS_KEY", &credentials.access_key),
@@ -88,26 +96,45 @@ fn go_to_background(arguments: &MountArguments) -> Result<(), CommandError> {
     }
     let status = child.wait().map_err(CommandError::failed(what()))?;
     let said = std::fs::read(&arguments.log_file).unwrap_or_default();
-    let said = said.get(usize::try_from(log_start).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let said = said
+        .get(usize::try_from(log_start).unwrap_or(usize::MAX)..)
+        .unwrap_or_default();
     let said = String::from_utf8_lossy(said);
-    let reason = said.lines().rev().find_map(|line| line.strip_prefix("twinshore: ")).map_or_else(
-        || format!("the mount ended with {status}; its log is {}", arguments.log_file.display()),
-        str::to_owned,
-    );
+    let reason = said
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("twinshore: "))
+        .map_or_else(
+            || {
+                format!(
+                    "the mount ended with {status}; its log is {}",
+                    arguments.log_file.display()
+                )
+            },
+            str::to_owned,
+        );
     Err(CommandError::Usage(reason))
 }
 
 /// The arguments without those that carry secrets, which go through the environment.
 fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    const SECRETS: [&str; 6] =
-        ["--access-key", "--secret-key", "--session-token", "--access-key2", "--secret-key2", "--session-token2"];
+    const SECRETS: [&str; 6] = [
+        "--access-key",
+        "--secret-key",
+        "--session-token",
+        "--access-key2",
+        "--secret-key2",
+        "--session-token2",
+    ];
     let mut kept = Vec::new();
     let mut skip_value = false;
     for argument in arguments {
         if std::mem::take(&mut skip_value) {
             continue;
         }
-        let (name, joined) = argument.split_once('=').map_or((argument.as_str(), false), |(name, _)| (name, true));
+        let (name, joined) = argument
+            .split_once('=')
+            .map_or((argument.as_str(), false), |(name, _)| (name, true));
         if SECRETS.contains(&name) {
             skip_value = !joined;
         } else {
@@ -127,20 +154,32 @@ fn serve(arguments: MountArguments) -> Result<(), CommandError> {
     let signal_mount_point = arguments.mount_point.clone();
     runtime.spawn(async move {
         if let Err(error) = super::asked_to_stop().await {
-            tracing::error!(error = crate::error::with_causes(&error), "cannot listen for signals");
+            tracing::error!(
+                error = crate::error::with_causes(&error),
+                "cannot listen for signals"
+            );
             return;
         }
         // As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends.
-        let unmounted = tokio::task::spawn_blocking(move || mount::unmount(&signal_mount_point, mount::UnmountMode::Lazy));
+        let unmounted = tokio::task::spawn_blocking(move || {
+            mount::unmount(&signal_mount_point, mount::UnmountMode::Lazy)
+        });
         if let Ok(Err(error)) = unmounted.await {
-            tracing::error!(error = crate::error::with_causes(&error), "asked to stop, but cannot unmount");
+            tracing::error!(
+                error = crate::error::with_causes(&error),
+                "asked to stop, but cannot unmount"
+            );
         }
     });
-    let options =
-        MountOptions { read_only: arguments.read_only, ..MountOptions::new(&arguments.mount_point, format.name) };
+    let options = MountOptions {
+        read_only: arguments.read_only,
+        ..MountOptions::new(&arguments.mount_point, format.name)
+    };
     let ready = || println!("{READY_LINE}");
-    mount::run(vfs, &notifier, runtime.handle(), &options, ready)
-        .map_err(CommandError::failed(format!("mount at {}", arguments.mount_point.display())))
+    mount::run(vfs, &notifier, runtime.handle(), &options, ready).map_err(CommandError::failed(format!(
+        "mount at {}",
+        arguments.mount_point.display()
+    )))
 }
 
 struct Connected {
@@ -148,37 +187,59 @@ struct Connected {
     format: VolumeFormat,
 }
 
-async fn connect(arguments: &MountArguments, notifier: Arc<KernelNotifier>) -> Result<Connected, CommandError> {
+async fn connect(
+    arguments: &MountArguments,
+    notifier: Arc<KernelNotifier>,
+) -> Result<Connected, CommandError> {
     let client = Client::connect(&arguments.service, "mount start").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
-    let near = if arguments.flip { Side::Target } else { Side::Primary };
+    let near = if arguments.flip {
+        Side::Target
+    } else {
+        Side::Primary
+    };
     if near == Side::Target && format.settings.target.is_none() {
         return Err(CommandError::Usage(
             "--flip: the volume has no target region; add one with `twinshore volume set-target`".to_owned(),
         ));
     }
     let pair = buckets::open_pair(&format, near, &arguments.buckets, arguments.buffer_size).await?;
-    let disk = arguments.cache_dir.as_ref().filter(|_| arguments.cache_size > 0).map(|directory| DiskCacheOptions {
-        directory: directory.clone(),
-        volume: format.volume,
-        limit_bytes: arguments.cache_size,
-    });
+    let disk = arguments
+        .cache_dir
+        .as_ref()
+        .filter(|_| arguments.cache_size > 0)
+        .map(|directory| DiskCacheOptions {
+            directory: directory.clone(),
+            volume: format.volume,
+            limit_bytes: arguments.cache_size,
+        });
     // A third of the memory for each: what is written, what is read ahead, what was read.
     let memory_bytes = usize::try_from(arguments.buffer_size / 3).unwrap_or(usize::MAX);
-    let blocks = TieredCache::open(memory_bytes, disk.as_ref()).map_err(CommandError::failed("open the cache"))?;
+    let blocks =
+        TieredCache::open(memory_bytes, disk.as_ref()).map_err(CommandError::failed("open the cache"))?;
     let replicator = Replicator::new(
         pair.clone(),
-        ReplicatorOptions { parallel: COPIES_IN_PARALLEL, ..ReplicatorOptions::default() },
+        ReplicatorOptions {
+            parallel: COPIES_IN_PARALLEL,
+            ..ReplicatorOptions::default()
+        },
     );
     let (changes, formats) = watch::channel(format.clone());
-    let tasks = Tasks { replicator: replicator.clone(), formats: changes };
+    let tasks = Tasks {
+        replicator: replicator.clone(),
+        formats: changes,
+    };
     let purpose = format!("mount {}", arguments.mount_point.display());
     let session = SessionOptions {
         volume: Some(format.volume),
         role: Role::Client,
         near,
-        task_slots: if arguments.no_sync || arguments.read_only { 0 } else { u32::try_from(COPIES_IN_PARALLEL).unwrap_or(1) },
+        task_slots: if arguments.no_sync || arguments.read_only {
+            0
+        } else {
+            u32::try_from(COPIES_IN_PARALLEL).unwrap_or(1)
+        },
         description: description(&purpose),
         request_deadline: REQUEST_DEADLINE,
     };
@@ -210,13 +271,19 @@ fn subdirectory(path: Option<&str>) -> Result<Vec<FileName>, CommandError> {
         .split('/')
         .filter(|component| !component.is_empty() && *component != ".")
         .map(|component| {
-            component.parse().map_err(|error| CommandError::Usage(format!("--subdir: `{component}`: {error}")))
+            component
+                .parse()
+                .map_err(|error| CommandError::Usage(format!("--subdir: `{component}`: {error}")))
         })
         .collect()
 }
 
 fn wall_clock() -> Timestamp {
-    Timestamp::since_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    Timestamp::since_epoch(
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
 }
 
 /// Carries out the copies that the service leases to this mount, and hears of changed settings.
@@ -242,7 +309,14 @@ mod tests {
 
     #[test]
     fn secrets_do_not_reach_the_arguments_of_the_process_in_the_background() {
-        let given = ["mount", "/mnt", "--secret-key", "hunter2", "--access-key2=AK", "--flip"];
+        let given = [
+            "mount",
+            "/mnt",
+            "--secret-key",
+            "hunter2",
+            "--access-key2=AK",
+            "--flip",
+        ];
         let kept = without_secrets(given.iter().map(|argument| (*argument).to_owned()));
         assert_eq!(kept, ["mount", "/mnt", "--flip"]);
     }

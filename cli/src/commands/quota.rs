@@ -10,11 +10,22 @@ use crate::output;
 /// Sets or shows the limits of a directory.
 pub async fn run(command: QuotaCommand) -> Result<(), CommandError> {
     match command {
-        QuotaCommand::Set { service, path, size, inodes } => {
+        QuotaCommand::Set {
+            service,
+            path,
+            size,
+            inodes,
+        } => {
             let client = Client::connect(&service, "quota set").await?;
             let directory = client.resolve(&path).await?;
-            let operation = Operation::SetQuota { directory, limit_bytes: size, limit_inodes: inodes };
-            client.request(&format!("set the quota of {path}"), operation).await?;
+            let operation = Operation::SetQuota {
+                directory,
+                limit_bytes: size,
+                limit_inodes: inodes,
+            };
+            client
+                .request(&format!("set the quota of {path}"), operation)
+                .await?;
             show(&client, &path, directory).await?;
             client.close().await;
         }
@@ -28,7 +39,11 @@ pub async fn run(command: QuotaCommand) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn show(client: &Client, path: &str, directory: twinshore_protocol::InodeNumber) -> Result<(), CommandError> {
+async fn show(
+    client: &Client,
+    path: &str,
+    directory: twinshore_protocol::InodeNumber,
+) -> Result<(), CommandError> {
     let what = format!("get the usage of {path}");
     match client.request(&what, Operation::GetUsage { directory }).await? {
         Reply::DirectoryUsage(usage) => {

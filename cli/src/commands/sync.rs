@@ -16,7 +16,12 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn run(arguments: SyncArguments) -> Result<(), CommandError> {
     let client = Client::connect(&arguments.service, "sync").await?;
     let before = status::fetch(&client).await?.synchronisation.finished;
-    client.request("ask for a full synchronisation", Operation::RequestSynchronisation).await?;
+    client
+        .request(
+            "ask for a full synchronisation",
+            Operation::RequestSynchronisation,
+        )
+        .await?;
     if !arguments.wait {
         println!("sync: asked for; `twinshore status` shows its progress");
         client.close().await;
@@ -29,7 +34,10 @@ pub async fn run(arguments: SyncArguments) -> Result<(), CommandError> {
         if !now.running && now.finished > before {
             break now;
         }
-        println!("sync: {} of {} objects checked", now.counts.objects_checked, now.objects_total);
+        println!(
+            "sync: {} of {} objects checked",
+            now.counts.objects_checked, now.objects_total
+        );
     };
     client.close().await;
     let counts = synchronisation.counts;

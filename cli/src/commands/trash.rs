@@ -18,7 +18,10 @@ pub async fn run(command: TrashCommand) -> Result<(), CommandError> {
     match command {
         TrashCommand::List { service } => {
             let client = Client::connect(&service, "trash list").await?;
-            println!("{:>12}  {:>20}  {:>10}  NAME (removed from directory)", "INODE", "REMOVED (Unix time)", "SIZE");
+            println!(
+                "{:>12}  {:>20}  {:>10}  NAME (removed from directory)",
+                "INODE", "REMOVED (Unix time)", "SIZE"
+            );
             each(&client, |item| {
                 println!(
                     "{:>12}  {:>20}  {:>10}  {} ({})",
@@ -38,11 +41,20 @@ pub async fn run(command: TrashCommand) -> Result<(), CommandError> {
                 Some(path) => Some(client.resolve_parent(path).await?),
                 None => None,
             };
-            let operation = Operation::RestoreTrash { inode: InodeNumber(inode), to };
-            client.request(&format!("restore inode {inode}"), operation).await?;
+            let operation = Operation::RestoreTrash {
+                inode: InodeNumber(inode),
+                to,
+            };
+            client
+                .request(&format!("restore inode {inode}"), operation)
+                .await?;
             client.close().await;
         }
-        TrashCommand::Purge { service, older_than_seconds, yes } => {
+        TrashCommand::Purge {
+            service,
+            older_than_seconds,
+            yes,
+        } => {
             let client = Client::connect(&service, "trash purge").await?;
             let before = now().plus_seconds(-i64::try_from(older_than_seconds).unwrap_or(i64::MAX));
             let (mut count, mut size_bytes) = (0_u64, 0_u64);
@@ -54,10 +66,18 @@ pub async fn run(command: TrashCommand) -> Result<(), CommandError> {
             })
             .await?;
             if yes {
-                client.request("purge the trash", Operation::PurgeTrash { before }).await?;
-                println!("trash: removing {count} items, {}, in the background", show_size(size_bytes));
+                client
+                    .request("purge the trash", Operation::PurgeTrash { before })
+                    .await?;
+                println!(
+                    "trash: removing {count} items, {}, in the background",
+                    show_size(size_bytes)
+                );
             } else {
-                println!("trash: would remove {count} items, {}; add --yes to do it", show_size(size_bytes));
+                println!(
+                    "trash: would remove {count} items, {}; add --yes to do it",
+                    show_size(size_bytes)
+                );
             }
             client.close().await;
         }
@@ -69,7 +89,10 @@ async fn each(client: &Client, mut visit: impl FnMut(&TrashItem)) -> Result<(), 
     let what = "list the trash";
     let mut after = None;
     loop {
-        match client.request(what, Operation::ListTrash { after, limit: PAGE }).await? {
+        match client
+            .request(what, Operation::ListTrash { after, limit: PAGE })
+            .await?
+        {
             Reply::Trash(items) => {
                 let Some(last) = items.last() else { return Ok(()) };
                 after = Some((last.removed, last.inode));
@@ -81,5 +104,9 @@ async fn each(client: &Client, mut visit: impl FnMut(&TrashItem)) -> Result<(), 
 }
 
 fn now() -> Timestamp {
-    Timestamp::since_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    Timestamp::since_epoch(
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
 }

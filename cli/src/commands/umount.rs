@@ -12,6 +12,8 @@ pub fn run(arguments: &UmountArguments) -> Result<(), CommandError> {
         (true, false) => UnmountMode::Lazy,
         (false, false) => UnmountMode::Clean,
     };
-    unmount(&arguments.mount_point, mode)
-        .map_err(CommandError::failed(format!("unmount {}", arguments.mount_point.display())))
+    unmount(&arguments.mount_point, mode).map_err(CommandError::failed(format!(
+        "unmount {}",
+        arguments.mount_point.display()
+    )))
 }

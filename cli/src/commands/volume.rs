@@ -11,8 +11,8 @@ use twinshore_protocol::{Operation, Side, VolumeId};
 use super::client::Client;
 use super::status;
 use crate::arguments::{
-    CompressionArgument, ConfigureArguments, DurabilityArgument, RestoreArguments, SetTargetArguments, Switch,
-    VolumeCommand, VolumeCreateArguments,
+    CompressionArgument, ConfigureArguments, DurabilityArgument, RestoreArguments, SetTargetArguments,
+    Switch, VolumeCommand, VolumeCreateArguments,
 };
 use crate::buckets;
 use crate::error::CommandError;
@@ -43,8 +43,14 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         .filter(|limit| u64::from(*limit) <= INLINE_LIMIT_MAX_BYTES)
         .ok_or_else(|| CommandError::Usage("--inline-limit: at most 64KiB".to_owned()))?;
     let settings = VolumeSettings {
-        primary: RegionFormat { name: arguments.region, bucket: arguments.bucket },
-        target: arguments.bucket2.map(|bucket| RegionFormat { name: arguments.region2, bucket }),
+        primary: RegionFormat {
+            name: arguments.region,
+            bucket: arguments.bucket,
+        },
+        target: arguments.bucket2.map(|bucket| RegionFormat {
+            name: arguments.region2,
+            bucket,
+        }),
         replication_enabled: true,
         compression: compression(arguments.compression),
         durability: durability(arguments.durability),
@@ -62,14 +68,21 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
     };
     buckets::check_different(&format.settings)?;
     for side in Side::BOTH {
-        if let Some(bucket) = buckets::open_side(&format.settings, side, &arguments.credentials, None).await? {
-            archive::claim_bucket(&*bucket, &format).await.map_err(CommandError::failed(format!(
-                "take the bucket of the {side} region into use"
-            )))?;
+        if let Some(bucket) = buckets::open_side(&format.settings, side, &arguments.credentials, None).await?
+        {
+            archive::claim_bucket(&*bucket, &format)
+                .await
+                .map_err(CommandError::failed(format!(
+                    "take the bucket of the {side} region into use"
+                )))?;
         }
     }
-    twinshore_metadata::service::shell::create_volume(&arguments.metadata_dir, &format)
-        .map_err(CommandError::failed(format!("create the metadata in {}", arguments.metadata_dir.display())))?;
+    twinshore_metadata::service::shell::create_volume(&arguments.metadata_dir, &format).map_err(
+        CommandError::failed(format!(
+            "create the metadata in {}",
+            arguments.metadata_dir.display()
+        )),
+    )?;
     if arguments.capacity.is_some() || arguments.inodes.is_some() {
         println!(
             "volume: set the limits when the service runs: twinshore quota set / --size {} --inodes {}",
@@ -78,7 +91,10 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         );
     }
     println!("volume: created {} ({})", format.name, format.volume);
-    println!("next: twinshore metadata --dir {}", arguments.metadata_dir.display());
+    println!(
+        "next: twinshore metadata --dir {}",
+        arguments.metadata_dir.display()
+    );
     Ok(())
 }
 
@@ -109,16 +125,26 @@ async fn set_target(arguments: SetTargetArguments) -> Result<(), CommandError> {
             present.name, present.bucket
         )));
     }
-    settings.target = Some(RegionFormat { name: arguments.region2, bucket: arguments.bucket2 });
+    settings.target = Some(RegionFormat {
+        name: arguments.region2,
+        bucket: arguments.bucket2,
+    });
     settings.replication_enabled = true;
     buckets::check_different(&settings)?;
-    let with_target = VolumeFormat { settings: settings.clone(), ..format };
+    let with_target = VolumeFormat {
+        settings: settings.clone(),
+        ..format
+    };
     if let Some(bucket) = buckets::open_side(&settings, Side::Target, &arguments.credentials, None).await? {
         archive::claim_bucket(&*bucket, &with_target)
             .await
-            .map_err(CommandError::failed("take the bucket of the target region into use"))?;
+            .map_err(CommandError::failed(
+                "take the bucket of the target region into use",
+            ))?;
     }
-    client.request("set the target", Operation::SetSettings { settings }).await?;
+    client
+        .request("set the target", Operation::SetSettings { settings })
+        .await?;
     client.close().await;
     println!("volume: what exists is copied in the background; `twinshore status` shows the lag");
     Ok(())
@@ -154,7 +180,9 @@ async fn configure(arguments: ConfigureArguments) -> Result<(), CommandError> {
     if let Some(limit) = bandwidth_limit {
         settings.bandwidth_limit_bytes_per_second = [limit; 2];
     }
-    client.request("change the settings", Operation::SetSettings { settings }).await?;
+    client
+        .request("change the settings", Operation::SetSettings { settings })
+        .await?;
     client.close().await;
     Ok(())
 }
@@ -163,12 +191,18 @@ async fn restore(arguments: RestoreArguments) -> Result<(), CommandError> {
     let bucket = buckets::open_url(&arguments.bucket, Side::Primary, &arguments.credentials).await?;
     let restored = archive::restore(&*bucket, Path::new(&arguments.metadata_dir))
         .await
-        .map_err(CommandError::failed(format!("restore the metadata from {}", arguments.bucket)))?;
+        .map_err(CommandError::failed(format!(
+            "restore the metadata from {}",
+            arguments.bucket
+        )))?;
     println!(
         "volume: restored {} ({}) up to record {} of epoch {}",
         restored.format.name, restored.format.volume, restored.position, restored.epoch
     );
-    println!("next: twinshore metadata --dir {}", arguments.metadata_dir.display());
+    println!(
+        "next: twinshore metadata --dir {}",
+        arguments.metadata_dir.display()
+    );
     Ok(())
 }
 

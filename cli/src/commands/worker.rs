@@ -18,7 +18,13 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Copies until it is asked to stop.
 pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
-    let WorkerArguments { service, flip, slots, buffer_size, buckets } = arguments;
+    let WorkerArguments {
+        service,
+        flip,
+        slots,
+        buffer_size,
+        buckets,
+    } = arguments;
     let client = Client::connect(&service, "worker start").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
@@ -39,7 +45,10 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
     let transport = super::transport(&service.address)?;
     let worker = Worker::start(transport, pair.clone(), options)
         .await
-        .map_err(|source| CommandError::Connect { address: service.address.clone(), source })?;
+        .map_err(|source| CommandError::Connect {
+            address: service.address.clone(),
+            source,
+        })?;
     let (changes, formats) = watch::channel(format);
     let forward = forward_formats(worker.formats(), changes);
     println!("worker: ready");
@@ -55,7 +64,9 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
 
 /// Seconds since 1970, as buckets date their objects.
 fn wall_clock_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -50,7 +50,11 @@ pub struct Tail {
 
 impl Tail {
     /// The tail of a journal that never had a record or a leader.
-    pub const EMPTY: Self = Self { epoch: Epoch(0), position: Position::ZERO, digest: [0; 32] };
+    pub const EMPTY: Self = Self {
+        epoch: Epoch(0),
+        position: Position::ZERO,
+        digest: [0; 32],
+    };
 }
 
 /// Why a journal did not do what it was asked.
