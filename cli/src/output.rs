@@ -7,6 +7,9 @@ use twinshore_protocol::status::{ReplicationStatus, SessionStatus, VolumeStatus}
 
 use crate::units::show_size;
 
+/// How many objects that were set aside are named to a person: the first ones tell what is wrong.
+const SET_ASIDE_SHOWN: usize = 10;
+
 /// The status as JSON, with the names of `twinshore_protocol::status`.
 pub fn status_json(status: &VolumeStatus) -> Value {
     let settings = &status.format.settings;
@@ -139,8 +142,11 @@ pub fn status_text(status: &VolumeStatus) -> String {
             &format!("to {name}"),
             replication_text(side, settings.replication_enabled),
         );
-        for (object, reason) in &side.quarantined {
+        for (object, reason) in side.quarantined.iter().take(SET_ASIDE_SHOWN) {
             line("", format!("set aside: {object}: {reason}"));
+        }
+        if let Some(more @ 1..) = side.quarantined.len().checked_sub(SET_ASIDE_SHOWN) {
+            line("", format!("set aside: {more} more; --json lists all"));
         }
     }
     let synchronisation = &status.synchronisation;

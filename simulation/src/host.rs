@@ -313,7 +313,7 @@ impl Life {
             }
             Event::DiskReady { tail, digest, bytes } => {
                 self.appending = None;
-                Input::Appended(append(&mut self.journal, &tail, digest, bytes)?)
+                Input::Appended(append(&mut self.journal, &tail, digest, &bytes)?)
             }
         }))
     }
@@ -352,10 +352,10 @@ impl Life {
         };
         match how {
             Crash::BeforeAppend => {}
-            Crash::AfterAppend => drop(append(&mut self.journal, &tail, digest, bytes)?),
+            Crash::AfterAppend => drop(append(&mut self.journal, &tail, digest, &bytes)?),
             Crash::TornAppend => {
                 self.disk.fail_next(DiskFault::Torn);
-                drop(append(&mut self.journal, &tail, digest, bytes)?);
+                drop(append(&mut self.journal, &tail, digest, &bytes)?);
             }
         }
         Ok(())
@@ -367,7 +367,7 @@ fn append(
     journal: &mut impl Journal,
     tail: &Tail,
     digest: [u8; 32],
-    bytes: bytes::Bytes,
+    bytes: &bytes::Bytes,
 ) -> Result<Result<Tail, AppendError>, String> {
     loop {
         match journal.append(tail, digest, bytes.clone()) {

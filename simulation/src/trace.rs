@@ -1,5 +1,6 @@
 //! What happened, as a digest: the same seed must give the same one.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
@@ -50,13 +51,12 @@ impl Trace {
 
     /// The digest of all events so far, in hexadecimal.
     pub fn digest(&self) -> String {
-        self.state()
-            .hasher
-            .clone()
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let digest = self.state().hasher.clone().finalize();
+        digest.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// The last events, for a person who looks for the cause.

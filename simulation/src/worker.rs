@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::world::{latency_ms, pair};
 
 /// How long the service may be away before it counts as a bug that nothing can be started.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// Starts a worker whose near side is `near`.
 pub async fn start(network: &Network, buckets: &Buckets, node: &str, near: Side) -> Result<Worker, String> {
@@ -25,7 +25,7 @@ pub async fn start(network: &Network, buckets: &Buckets, node: &str, near: Side)
             process: 1,
             purpose: "worker".to_owned(),
         },
-        request_deadline: Duration::from_secs(60),
+        request_deadline: Duration::from_mins(1),
         replicator: ReplicatorOptions {
             parallel: 4,
             ..ReplicatorOptions::default()

@@ -46,7 +46,7 @@ const WORKERS: [(&str, Side); 2] = [("worker-east", Side::Primary), ("worker-wes
 
 /// How long the volume may take to become quiet after everything was healed: sessions that were lost have to expire (60 s),
 /// then what they held is cleaned up, packed and copied, with back-off after the faults before.
-const QUIET_LIMIT: Duration = Duration::from_secs(900);
+const QUIET_LIMIT: Duration = Duration::from_mins(15);
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]

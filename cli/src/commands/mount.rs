@@ -29,7 +29,7 @@ use crate::buckets;
 use crate::error::CommandError;
 
 /// How long a program's system call waits for the metadata service.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+const REQUEST_DEADLINE: Duration = Duration::from_mins(1);
 
 /// The line that says that the mount is usable.
 const READY_LINE: &str = "mount: ready";

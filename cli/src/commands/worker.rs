@@ -14,7 +14,7 @@ use crate::buckets;
 use crate::error::CommandError;
 
 /// How long a worker waits for one answer: longer than a restart of the service.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+const REQUEST_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Copies until it is asked to stop.
 pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {

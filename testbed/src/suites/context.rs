@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use twinshore_testbed::failure::Failure;
+use twinshore_testbed::failure::{Failure, blocking};
 use twinshore_testbed::patience::{Look, wait_for};
 use twinshore_testbed::regions::{Region, Regions, RegionsOptions};
 use twinshore_testbed::s3server::Engine;
@@ -94,6 +94,38 @@ impl Context {
         })
         .await?;
         Ok(())
+    }
+
+    /// Waits until nothing is owed and both buckets hold, with the same bytes, as many objects as the metadata names. One of them may
+    /// hold more: what a killed mount had stored and never named stays until a full synchronisation finds it old enough.
+    pub async fn both_buckets_hold_what_is_named(&self, patience: Duration) -> Result<(), Failure> {
+        let named = self.regions.wait_in_step(patience, |_| {}).await?.objects;
+        let directories =
+            Region::BOTH.map(|region| self.regions.bucket(region).bucket_directory().join("objects"));
+        let common = blocking("comparing both buckets", patience, move || {
+            let [east, west] = directories.map(|directory| {
+                Manifest::read(&directory, Names::All, 2).map_err(Failure::io("list a bucket"))
+            });
+            let (east, west) = (east?.only_content(), west?.only_content());
+            let mut common = 0;
+            for (key, object) in &east.entries {
+                match west.entries.get(key) {
+                    Some(other) if other == object => common += 1,
+                    Some(_) => {
+                        return Err(Failure::Wrong(format!(
+                            "{} differs between the buckets",
+                            key.display()
+                        )));
+                    }
+                    None => {}
+                }
+            }
+            Ok(common)
+        })
+        .await?;
+        ensure(common >= named, || {
+            format!("both buckets hold {common} objects, the metadata names {named}")
+        })
     }
 }
 

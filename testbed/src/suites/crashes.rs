@@ -226,8 +226,7 @@ pub async fn kill_mount(context: &mut Context) -> Result<(), Failure> {
         check_all(context, region, &acknowledged).await?;
         files.extend(acknowledged);
     }
-    // Also after what the first mount left half done is cleaned up.
-    context.both_buckets_are_equal(RECOVERY).await?;
+    context.both_buckets_hold_what_is_named(RECOVERY).await?;
     check_all(context, Region::East, &files).await
 }
 

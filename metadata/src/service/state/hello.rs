@@ -118,11 +118,15 @@ impl<V: ViewStore> Service<V> {
                 expected,
             });
         }
-        if hello
-            .seen
-            .is_some_and(|(epoch, position)| epoch > self.tail.epoch || position > self.tail.position)
-        {
-            return Some(Refusal::Behind);
+        if let Some((epoch, position)) = hello.seen {
+            let beyond = position > self.tail.position;
+            if epoch > self.tail.epoch || (epoch == self.tail.epoch && beyond) {
+                return Some(Refusal::Behind);
+            }
+            // A restore from an older archive has taken back what the client saw, its session included.
+            if beyond && hello.session.is_some() {
+                return Some(Refusal::SessionExpired);
+            }
         }
         match hello.session {
             Some(session) => {
