@@ -1,4 +1,7 @@
-//! The command line, in JuiceFS' words where they exist.
+//! The command line, in words of JuiceFS where they exist.
+
+// The comments are the help texts that a terminal shows: there Markdown would only be in the way.
+#![allow(clippy::doc_markdown)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

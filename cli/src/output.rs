@@ -1,5 +1,7 @@
 //! A volume's status for people and for programs.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 use twinshore_protocol::Timestamp;
 use twinshore_protocol::reply::FileSystemUsage;
@@ -98,7 +100,8 @@ fn synchronisation_json(status: &VolumeStatus) -> Value {
 pub fn status_text(status: &VolumeStatus) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
-        text.push_str(&format!("{label:<12} {value}\n"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{label:<12} {value}");
     };
     let settings = &status.format.settings;
     line(

@@ -7,12 +7,12 @@ pub struct ParseSizeError(String);
 
 const UNITS: [(&str, u32); 4] = [("k", 10), ("m", 20), ("g", 30), ("t", 40)];
 
-/// Parses a size in bytes: `4096`, `16KiB`, `1G`. Units are powers of 1024, as in JuiceFS.
+/// Parses a size in bytes: `4096`, `16KiB`, `1G`. Units are powers of 1024, as in `JuiceFS`.
 pub fn size(text: &str) -> Result<u64, ParseSizeError> {
     parse(text, 0)
 }
 
-/// The same, but a number without a unit means MiB: JuiceFS' `--cache-size` and `--buffer-size`.
+/// The same, but a number without a unit means MiB: `--cache-size` and `--buffer-size` of `JuiceFS`.
 pub fn size_in_mebibytes(text: &str) -> Result<u64, ParseSizeError> {
     parse(text, 20)
 }

@@ -1,5 +1,7 @@
 //! The simulation finds what it is there to find: each deliberate fault of the service breaks an invariant within some seeds.
 
+#![allow(clippy::panic)]
+
 use twinshore_metadata::service::state::Fault;
 use twinshore_simulation::{Options, run};
 

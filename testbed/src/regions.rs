@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::commands::{CommandError, Run};
 use crate::mount_table;
@@ -29,6 +29,9 @@ use crate::wan::{Direction, Link, Wan};
 
 /// For a program to be ready, or to end. Generous: on a busy machine even a small program takes seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How often a changing lag is told: enough to see it fall.
+const TELL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The name of the volume.
 pub const VOLUME: &str = "demo";
@@ -562,22 +565,25 @@ impl Regions {
         })
     }
 
-    /// Waits until neither side is owed anything, telling the lag whenever it changes.
+    /// Waits until neither side is owed anything, telling the lag when it has changed, every half second at most, and at the end.
     pub async fn wait_in_step(
         &self,
         patience: Duration,
         mut say: impl FnMut(&str),
     ) -> Result<Status, RegionsError> {
         let mut told = String::new();
+        let mut told_at: Option<Instant> = None;
         let result = wait_for("both buckets to be in step", patience, async || {
             let status = match self.status().await {
                 Ok(status) => status,
                 Err(error) => return Look::NotYet(error.to_string()),
             };
             let lag = status.lag();
-            if lag != told {
+            let is_due = told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_INTERVAL);
+            if lag != told && (is_due || status.is_in_step()) {
                 say(&lag);
                 told.clone_from(&lag);
+                told_at = Some(Instant::now());
             }
             if status.is_in_step() {
                 Look::Done(status)

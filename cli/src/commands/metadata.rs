@@ -69,7 +69,10 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
             () = announce => {}
         }
     };
-    serve(options, stop).await.map_err(CommandError::failed(what))
+    // On the heap: the state of the whole service is in this future.
+    Box::pin(serve(options, stop))
+        .await
+        .map_err(CommandError::failed(what))
 }
 
 /// Gives the archive other buckets when the volume's settings or the credentials change. The service tells this process of

@@ -27,7 +27,7 @@ pub fn run(command: Command) -> Result<(), CommandError> {
         Command::Volume(command) => block_on(volume::run(command)),
         Command::Metadata(arguments) => block_on(metadata::run(arguments)),
         Command::Worker(arguments) => block_on(worker::run(arguments)),
-        Command::Mount(arguments) => mount::run(arguments),
+        Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Status(arguments) => block_on(status::run(arguments)),
         Command::Sync(arguments) => block_on(sync::run(arguments)),

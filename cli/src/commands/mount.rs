@@ -41,14 +41,14 @@ const BACKGROUND_VARIABLE: &str = "TWINSHORE_MOUNT_BACKGROUND";
 const COPIES_IN_PARALLEL: usize = 4;
 
 /// Mounts, in the foreground or not.
-pub fn run(arguments: MountArguments) -> Result<(), CommandError> {
+pub fn run(arguments: &MountArguments) -> Result<(), CommandError> {
     if arguments.foreground {
         if std::env::var_os(BACKGROUND_VARIABLE).is_some() {
             rustix::process::setsid().map_err(CommandError::failed("leave the terminal"))?;
         }
         serve(arguments)
     } else {
-        go_to_background(&arguments)
+        go_to_background(arguments)
     }
 }
 
@@ -144,13 +144,13 @@ fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
     kept
 }
 
-fn serve(arguments: MountArguments) -> Result<(), CommandError> {
+fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(CommandError::failed("start the asynchronous runtime"))?;
     let notifier = KernelNotifier::start().map_err(CommandError::failed("start the notifier"))?;
-    let Connected { vfs, format } = runtime.block_on(connect(&arguments, Arc::clone(&notifier)))?;
+    let Connected { vfs, format } = runtime.block_on(connect(arguments, Arc::clone(&notifier)))?;
     let signal_mount_point = arguments.mount_point.clone();
     runtime.spawn(async move {
         if let Err(error) = super::asked_to_stop().await {

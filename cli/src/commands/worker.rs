@@ -80,5 +80,5 @@ async fn forward_formats(
             to.send_replace(format.clone());
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -89,10 +89,12 @@ struct Driver {
 /// Opens the first stream and starts the driver.
 pub(super) async fn start(
     transport: Arc<dyn Transport>,
-    options: SessionOptions,
+    mut options: SessionOptions,
     handler: Arc<dyn SessionHandler>,
 ) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
     let (stream, welcome, rest) = open(&*transport, hello(&options, None)).await?;
+    // From now on only this volume will do: another one's service may come to this address, with a session of this number.
+    options.volume = Some(welcome.format.volume);
     let shared = Arc::new(Shared::new(&welcome, options.request_deadline));
     let (finished, finished_receiver) = watch::channel(false);
     let opened = Opened {

@@ -104,7 +104,7 @@ async fn demo(options: Options) -> Result<(), Failure> {
     };
     progress.row(
         "bring up two regions",
-        "6 programs, 2 buckets, 2 mounts".to_owned(),
+        "5 programs, 2 buckets, 2 mounts".to_owned(),
         progress.elapsed(),
     );
     let mut result = Ok(());

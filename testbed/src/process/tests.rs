@@ -16,8 +16,10 @@ fn shell(directory: &Path, script: &str, patience: Duration) -> Program {
 }
 
 fn is_alive(pid: i32) -> bool {
-    // A zombie has no command line any more.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state follows the name in parentheses; Z and X are dead.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 #[tokio::test]

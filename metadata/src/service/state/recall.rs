@@ -179,6 +179,20 @@ impl<V: ViewStore> Service<V> {
                 |session| sessions.get(&session).map(|session| session.generation),
                 |session, item| told.entry(session).or_default().push(item),
             );
+            // Who was told of an earlier change, and has not acknowledged it, is no holder any more, but may still show what
+            // was there before both.
+            let inode = inode_of(change);
+            if self.unacknowledged.contains_key(&inode) {
+                for (id, _) in sessions
+                    .iter()
+                    .filter(|(id, state)| Some(**id) != cause && state.has_to_drop(inode))
+                {
+                    let items = told.entry(*id).or_default();
+                    if !items.contains(change) {
+                        items.push(change.clone());
+                    }
+                }
+            }
         }
         if !changes.is_empty() {
             // A reply that is still held here was made before these changes.

@@ -78,6 +78,13 @@ pub(super) struct Outstanding {
 }
 
 impl Session {
+    /// Has it been told to drop something of an inode, and not acknowledged?
+    pub fn has_to_drop(&self, inode: InodeNumber) -> bool {
+        self.outstanding
+            .values()
+            .any(|outstanding| outstanding.inodes.contains(&inode))
+    }
+
     /// Numbers of invalidations are never used again within the session, not even after a restart: they begin with the
     /// epoch.
     pub fn new(role: Role, near: Side, description: SessionDescription, now: Duration, epoch: Epoch) -> Self {
