@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use twinshore_protocol::Side;
 use twinshore_protocol::format::{VolumeFormat, VolumeSettings};
 use twinshore_storage::bucket::Bucket;
+use twinshore_storage::check;
 use twinshore_storage::location::{self, BucketLocation, Credentials, OpenOptions};
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
@@ -36,6 +37,42 @@ pub fn check_different(settings: &VolumeSettings) -> Result<(), CommandError> {
         )));
     }
     Ok(())
+}
+
+/// Opens the buckets of a volume that is to be created, and checks that both can be used and are two.
+pub async fn open_and_check(
+    settings: &VolumeSettings,
+    credentials: &CredentialArguments,
+) -> Result<[Option<Arc<dyn Bucket>>; 2], CommandError> {
+    let primary = open_side(settings, Side::Primary, credentials, None).await?;
+    let target = open_side(settings, Side::Target, credentials, None).await?;
+    for (side, bucket) in [(Side::Primary, &primary), (Side::Target, &target)] {
+        if let Some(bucket) = bucket {
+            check(&**bucket, side).await?;
+        }
+    }
+    if let (Some(primary), Some(target)) = (&primary, &target) {
+        let same = check::are_the_same(&**primary, &**target, &uuid::Uuid::new_v4().to_string())
+            .await
+            .map_err(CommandError::failed("see whether the two buckets are two"))?;
+        if same {
+            return Err(CommandError::Usage(
+                "both regions are given the same bucket under two names: each needs one of its own, or nothing is \
+                 replicated"
+                    .to_owned(),
+            ));
+        }
+    }
+    Ok([primary, target])
+}
+
+/// Checks that a bucket can be used: that it exists, and that the credentials allow to store, read, list and delete.
+pub async fn check(bucket: &dyn Bucket, side: Side) -> Result<(), CommandError> {
+    check::check(bucket, &uuid::Uuid::new_v4().to_string())
+        .await
+        .map_err(CommandError::failed(format!(
+            "use the bucket of the {side} region"
+        )))
 }
 
 /// Opens the bucket of a side and checks that it can be used; `None` if the volume has no such side.

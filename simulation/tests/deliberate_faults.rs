@@ -30,16 +30,6 @@ fn an_answer_before_the_journal_is_found() {
 }
 
 #[test]
-fn a_session_that_goes_on_after_its_end_is_found() {
-    assert_found(Fault::SkipEpochOrSessionCheck);
-}
-
-#[test]
-fn a_recall_that_is_not_told_is_found() {
-    assert_found(Fault::LoseOneRecall);
-}
-
-#[test]
 fn a_lost_task_is_found() {
     assert_found(Fault::ForgetOutboxEntry);
 }

@@ -19,6 +19,8 @@ const RANGE: Range<usize> = 5..11;
 /// Stores, reads, lists and deletes a probe. `unique` is a part of its key that nobody else uses.
 pub async fn check(bucket: &dyn Bucket, unique: &str) -> Result<(), BucketError> {
     let key = format!("{PROBES_PREFIX}{unique}");
+    // First: some stores make a bucket out of the first put into one that does not exist.
+    bucket.list(PROBES_PREFIX, None, 1).await?;
     bucket.put(&key, Bytes::from_static(PROBE)).await?;
     let read = bucket
         .get(&key, Some(RANGE.start as u64..RANGE.end as u64))

@@ -7,6 +7,7 @@ use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
 };
 use twinshore_protocol::{Operation, Side, VolumeId};
+use twinshore_storage::bucket::Bucket;
 
 use super::client::Client;
 use super::status;
@@ -67,14 +68,10 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         settings,
     };
     buckets::check_different(&format.settings)?;
-    for side in Side::BOTH {
-        if let Some(bucket) = buckets::open_side(&format.settings, side, &arguments.credentials, None).await?
-        {
-            archive::claim_bucket(&*bucket, &format)
-                .await
-                .map_err(CommandError::failed(format!(
-                    "take the bucket of the {side} region into use"
-                )))?;
+    let opened = buckets::open_and_check(&format.settings, &arguments.credentials).await?;
+    for (side, bucket) in Side::BOTH.into_iter().zip(opened) {
+        if let Some(bucket) = bucket {
+            claim(&*bucket, side, &format).await?;
         }
     }
     twinshore_metadata::service::shell::create_volume(&arguments.metadata_dir, &format).map_err(
@@ -96,6 +93,14 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         arguments.metadata_dir.display()
     );
     Ok(())
+}
+
+async fn claim(bucket: &dyn Bucket, side: Side, format: &VolumeFormat) -> Result<(), CommandError> {
+    archive::claim_bucket(bucket, format)
+        .await
+        .map_err(CommandError::failed(format!(
+            "take the bucket of the {side} region into use"
+        )))
 }
 
 fn check_name(name: &str) -> Result<(), CommandError> {
@@ -125,23 +130,20 @@ async fn set_target(arguments: SetTargetArguments) -> Result<(), CommandError> {
             present.name, present.bucket
         )));
     }
-    settings.target = Some(RegionFormat {
+    let region = RegionFormat {
         name: arguments.region2,
         bucket: arguments.bucket2,
-    });
+    };
+    settings.target = Some(region.clone());
     settings.replication_enabled = true;
     buckets::check_different(&settings)?;
     let with_target = VolumeFormat {
         settings: settings.clone(),
         ..format
     };
-    if let Some(bucket) = buckets::open_side(&settings, Side::Target, &arguments.credentials, None).await? {
-        archive::claim_bucket(&*bucket, &with_target)
-            .await
-            .map_err(CommandError::failed(
-                "take the bucket of the target region into use",
-            ))?;
-    }
+    let bucket = buckets::open_url(&region.bucket, Side::Target, &arguments.credentials).await?;
+    buckets::check(&*bucket, Side::Target).await?;
+    claim(&*bucket, Side::Target, &with_target).await?;
     client
         .request("set the target", Operation::SetSettings { settings })
         .await?;

@@ -162,7 +162,7 @@ async fn manifest(root: PathBuf, names: Option<Vec<String>>) -> Result<Manifest,
 
 /// Packs a tree in one region, unpacks it in the other, synchronises it back with rsync.
 pub async fn tar_and_rsync(context: &mut Context) -> Result<(), Failure> {
-    let input = source_tree(500)?;
+    let input = source_tree(150)?;
     let expected = manifest(input.root.clone(), Some(input.names.clone())).await?;
     let archive = context.path(Region::East, "tree.tar");
     Run::new("tar", PATIENCE)

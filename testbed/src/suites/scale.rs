@@ -29,7 +29,7 @@ pub async fn large_directory(context: &mut Context) -> Result<(), Failure> {
     make_directory(&here).await?;
     let started = Instant::now();
     let directory = here.clone();
-    blocking("filling the directory", Duration::from_secs(200), move || {
+    blocking("filling the directory", Duration::from_mins(9), move || {
         let fill = |writer: usize| {
             (writer..ENTRIES)
                 .step_by(WRITERS)
@@ -99,7 +99,7 @@ pub async fn large_directory(context: &mut Context) -> Result<(), Failure> {
     }
     let started = Instant::now();
     let there = context.path(Region::West, "large");
-    blocking("removing the directory", Duration::from_secs(150), move || {
+    blocking("removing the directory", Duration::from_mins(9), move || {
         fs::remove_dir_all(&here).map_err(Failure::io("remove the directory"))?;
         ensure(!there.exists(), || {
             "the removed directory is seen in west".to_owned()

@@ -159,7 +159,8 @@ impl Suite {
     pub fn patience(self) -> Duration {
         let minutes = match self {
             Self::TenGigabytes => 15,
-            Self::LargeDirectory | Self::Compiler => 8,
+            Self::LargeDirectory => 20,
+            Self::Compiler => 8,
             _ => 5,
         };
         Duration::from_mins(minutes)
