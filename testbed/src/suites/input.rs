@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use twinshore_testbed::commands::{Output, Run};
-use twinshore_testbed::failure::{Failure, blocking, make_directory, read_file, write_file};
+use twinshore_testbed::failure::{Failure, blocking, read_file, write_file};
 use twinshore_testbed::regions::{Region, VOLUME};
 
 use crate::context::{Context, ensure};
@@ -25,7 +25,6 @@ pub async fn run(context: &mut Context) -> Result<(), Failure> {
     unknown_flag(context).await?;
     long_names(context).await?;
     damaged_object(context).await?;
-    full_quota(context).await?;
     let found = read_file(&keeper).await?;
     ensure(found == b"still here", || {
         "what was there before is damaged".to_owned()
@@ -226,39 +225,4 @@ fn damage(objects: &Path, content: &[u8]) -> Result<(), Failure> {
     ensure(damaged > 0, || {
         "no object has the content that was to be damaged".to_owned()
     })
-}
-
-async fn full_quota(context: &Context) -> Result<(), Failure> {
-    let directory = context.path(Region::East, "limited");
-    make_directory(&directory).await?;
-    context
-        .regions
-        .twinshore(PATIENCE)
-        .arguments(["quota", "set", "--metadata"])
-        .argument(context.regions.metadata_url(Region::East))
-        .arguments(["/limited", "--size", "1MiB", "--inodes", "10"])
-        .success()
-        .await?;
-    let there = context.path(Region::West, "limited");
-    blocking("filling a limited directory", PATIENCE, move || {
-        let number = |result: std::io::Result<()>| result.err().and_then(|error| error.raw_os_error());
-        let allowed = [
-            rustix::io::Errno::DQUOT.raw_os_error(),
-            rustix::io::Errno::NOSPC.raw_os_error(),
-        ];
-        fs::write(there.join("fits"), vec![1; 600_000]).map_err(Failure::io("write what fits"))?;
-        let over = number(fs::write(there.join("over"), vec![1; 600_000]));
-        ensure(over.is_some_and(|number| allowed.contains(&number)), || {
-            format!("too many bytes give {over:?}")
-        })?;
-        let many = (0..20).find_map(|index| number(fs::write(there.join(format!("{index}")), "")));
-        ensure(many.is_some_and(|number| allowed.contains(&number)), || {
-            format!("too many files give {many:?}")
-        })?;
-        let kept = fs::read(there.join("fits")).map_err(Failure::io("read what fits"))?;
-        ensure(kept == vec![1; 600_000], || "what fits is damaged".to_owned())
-    })
-    .await?;
-    println!("  a full quota: EDQUOT");
-    Ok(())
 }
