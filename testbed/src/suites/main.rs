@@ -15,7 +15,9 @@ mod programs;
 mod races;
 mod scale;
 mod suite;
+mod writers;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ use twinshore_testbed::s3server::Engine;
 
 use crate::context::Context;
 use crate::suite::Suite;
+use crate::writers::Assignment;
 
 /// Tests on real mounts, in two regions on this machine.
 #[derive(Debug, Parser)]
@@ -51,6 +54,8 @@ struct Options {
     /// Keep what a failed suite leaves (logs, buckets, metadata) in its temporary directory.
     #[arg(long)]
     keep_failed: bool,
+    #[command(flatten)]
+    assignment: Assignment,
 }
 
 fn parse_suite(name: &str) -> Result<Suite, String> {
@@ -67,6 +72,15 @@ fn main() -> ExitCode {
             println!("{:<24} {}", suite.name(), suite.about());
         }
         return ExitCode::SUCCESS;
+    }
+    if let Some(mount_point) = &options.assignment.mount_point {
+        return match writers::write(&options.assignment, mount_point, io::stdin(), io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
