@@ -258,20 +258,12 @@ fn start_writer(
             }
         }
     });
-    Ok(Writer {
-        child,
-        until,
-        reader,
-    })
+    Ok(Writer { child, until, reader })
 }
 
 /// How a writer ended; an error for those that failed.
 fn end_of(writer: Writer) -> Result<Result<(), Failure>, Failure> {
-    let Writer {
-        child,
-        until,
-        reader,
-    } = writer;
+    let Writer { child, until, reader } = writer;
     drop(until);
     let output = child
         .wait_with_output()
