@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::commands::CommandError;
 use crate::patience::Impatient;
+use crate::process::ProcessError;
 use crate::regions::RegionsError;
 use crate::s3server::S3ServerError;
 use crate::tree::Manifest;
@@ -23,6 +24,9 @@ pub enum Failure {
     /// A bucket.
     #[error(transparent)]
     Bucket(#[from] S3ServerError),
+    /// A program that should run.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// Something that did not come true.
     #[error(transparent)]
     Impatient(#[from] Impatient),

@@ -19,10 +19,12 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::mount_table;
+
 /// Lines of a log that an error shows.
 const TAIL_LINES: usize = 12;
 
-/// How often a port is tried until somebody listens.
+/// How often a port is tried until somebody listens, or a mount looked for.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a program is not running.
@@ -93,6 +95,8 @@ pub enum Ready {
     Says(String),
     /// It accepts connections there.
     Listens(SocketAddr),
+    /// Something is mounted there.
+    Mounted(PathBuf),
 }
 
 /// What to run.
@@ -316,13 +320,19 @@ async fn follow(
     tell_ready: oneshot::Sender<()>,
 ) {
     let mut tell_ready = Some(tell_ready);
-    let mut port_watch = None;
+    let mut watch = None;
     let line_of_ready = match ready {
         Ready::Says(line) => Some(line),
         Ready::Listens(address) => {
-            port_watch = tell_ready
+            watch = tell_ready
                 .take()
                 .map(|tell_ready| tokio::spawn(watch_port(address, tell_ready)));
+            None
+        }
+        Ready::Mounted(mount_point) => {
+            watch = tell_ready
+                .take()
+                .map(|tell_ready| tokio::spawn(watch_mount(mount_point, tell_ready)));
             None
         }
     };
@@ -341,15 +351,27 @@ async fn follow(
         let _ = log.write_all(&line).await;
         let _ = log.flush().await;
     }
-    // The program is ending: it will not listen any more.
-    if let Some(port_watch) = port_watch {
-        port_watch.abort();
+    // The program is ending: it will not become ready any more.
+    if let Some(watch) = watch {
+        watch.abort();
     }
 }
 
 /// Tells when somebody accepts connections at the address.
 async fn watch_port(address: SocketAddr, tell_ready: oneshot::Sender<()>) {
     while TcpStream::connect(address).await.is_err() {
+        if tell_ready.is_closed() {
+            return;
+        }
+        tokio::time::sleep(LISTEN_INTERVAL).await;
+    }
+    // Nobody waits any more if the patience was over.
+    let _ = tell_ready.send(());
+}
+
+/// Tells when something is mounted there. An unreadable mount table counts as "not yet": the patience is bounded.
+async fn watch_mount(mount_point: PathBuf, tell_ready: oneshot::Sender<()>) {
+    while !matches!(mount_table::mounted_at(&mount_point), Ok(Some(_))) {
         if tell_ready.is_closed() {
             return;
         }

@@ -337,6 +337,11 @@ impl Regions {
         }
     }
 
+    /// The same as an address.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
     /// The keys of both buckets, as `twinshore` takes them from the environment.
     pub fn credentials(&self) -> Vec<(String, String)> {
         let [east, west] = [self.buckets[0].keys(), self.buckets[1].keys()];
@@ -528,6 +533,11 @@ impl Regions {
     /// The mount's process, if it runs.
     pub fn mount_process(&self, region: Region) -> Option<&Supervised> {
         self.mounts[region.index()].as_ref()
+    }
+
+    /// The worker's process, if it runs.
+    pub fn worker_process(&self, region: Region) -> Option<&Supervised> {
+        self.workers[region.index()].as_ref()
     }
 
     /// Fails if a program that should run has ended by itself, with the end of its log.

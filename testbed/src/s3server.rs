@@ -289,6 +289,14 @@ impl S3Server {
         self.url_at(self.address)
     }
 
+    /// The process that serves, if it is another one than this.
+    pub fn process_id(&self) -> Option<i32> {
+        match self.running.as_ref()? {
+            Running::InProcess(_) => None,
+            Running::Versitygw(program) => Some(program.process_id()),
+        }
+    }
+
     /// Its keys.
     pub fn keys(&self) -> &Keys {
         &self.options.keys
