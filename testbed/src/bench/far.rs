@@ -18,30 +18,21 @@ const TREE_FILES: usize = 300;
 pub async fn far(regions: &mut Regions, report: &mut Report) -> Result<(), Failure> {
     let round_trips = 1.0 / report.round_trip_seconds().max(1e-6);
     let root = regions.mount_point(Region::West);
-    for (workers, full) in [(1_u16, 100), (16, 1600)] {
+    for crew in works::Crew::ALL {
         in_step(regions).await?;
         let subject = Twinshore {
             regions,
             region: Region::West,
         };
-        let count = report.amount(full);
-        let directory = root.join(format!("far-{workers}"));
-        let sample = works::create_empty(&subject, FAR, directory, count, workers.into()).await?;
+        let count = report.amount(if crew == works::Crew::Apart { 1600 } else { 100 });
+        let directory = root.join(format!("far-{crew:?}"));
+        let what = format!("{FAR}create + close");
+        let sample = works::create_files(&subject, &what, directory, count, crew, 0).await?;
         let limit = Limit {
-            value: f64::from(workers) * round_trips,
+            value: f64::from(crew.workers()) * round_trips,
             what: "one round trip each",
         };
         add(report, sample, Some(limit));
-    }
-    // Made in the near region: over the line it would take minutes.
-    works::fill(&regions.mount_point(Region::East).join("listed"), 10_000).await?;
-    in_step(regions).await?;
-    let mut subject = Twinshore {
-        regions,
-        region: Region::West,
-    };
-    for sample in works::list(&mut subject, FAR).await? {
-        add(report, sample, None);
     }
     let work = tempfile::tempdir().map_err(Failure::io("make a directory to work in"))?;
     let archive = work.path().join("tree.tar");
@@ -64,6 +55,16 @@ pub async fn far(regions: &mut Regions, report: &mut Report) -> Result<(), Failu
         Sample::rate(format!("{FAR}untar of source files"), files, unpacked),
         Some(limit),
     );
+    // Made in the near region: over the line it would take minutes.
+    works::fill_listed(&regions.mount_point(Region::East)).await?;
+    in_step(regions).await?;
+    let mut subject = Twinshore {
+        regions,
+        region: Region::West,
+    };
+    for sample in works::list(&mut subject, FAR).await? {
+        add(report, sample, None);
+    }
     Ok(())
 }
 

@@ -163,12 +163,20 @@ async fn bench(options: &Options) -> Result<usize, Failure> {
         if let Err(error) = result.and(ended) {
             report.failed(row.name(), chain(&error));
         }
+        write_json(options, &report)?;
     }
     println!("\n{}", report.table());
-    if let Some(path) = &options.json {
-        std::fs::write(path, report.json()).map_err(Failure::io(format!("write {}", path.display())))?;
-    }
     Ok(report.failures())
+}
+
+/// After each row, so that what was measured stays if something goes wrong later.
+fn write_json(options: &Options, report: &Report) -> Result<(), Failure> {
+    match &options.json {
+        Some(path) => {
+            std::fs::write(path, report.json()).map_err(Failure::io(format!("write {}", path.display())))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Two regions in directories of their own, which vanish with it.
@@ -236,6 +244,7 @@ async fn near_group(options: &Options, rows: &[Row], report: &mut Report) -> Res
         if let Err(error) = result {
             report.failed(row.name(), chain(&error));
         }
+        write_json(options, report)?;
     }
     let mut ended = empty.unmount().await;
     if let Some(juicefs) = juicefs {

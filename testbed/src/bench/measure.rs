@@ -216,28 +216,31 @@ fn parse_metrics(text: &str) -> (BTreeMap<String, f64>, Option<f64>) {
     (messages, records)
 }
 
-/// Calls `operation` with each number below `count`, from `workers` threads; how long all took.
+/// Calls `operation` with each number below `count`, from `workers` threads; how long all took. The operation is told which
+/// thread calls it, and the number.
 pub async fn parallel(
     what: &str,
     count: usize,
     workers: usize,
-    operation: impl Fn(usize) -> io::Result<()> + Send + Sync + 'static,
+    operation: impl Fn(usize, usize) -> io::Result<()> + Send + Sync + 'static,
 ) -> Result<Duration, Failure> {
     let named = what.to_owned();
     blocking(what, PATIENCE, move || {
+        let operation = &operation;
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
+        let (next, failed) = (&next, &failure);
         let started = Instant::now();
         std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
+            for worker in 0..workers {
+                scope.spawn(move || {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= count {
                             return;
                         }
-                        if let Err(error) = operation(number) {
-                            failure
+                        if let Err(error) = operation(worker, number) {
+                            failed
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner)
                                 .get_or_insert(error);

@@ -93,7 +93,7 @@ impl Row {
 }
 
 /// What issue 3 expects of each figure, by its name.
-const EXPECTED: [(&str, Expected); 33] = [
+const EXPECTED: [(&str, Expected); 39] = [
     ("create + close, 1 worker", Expected::Value(2500.0)),
     ("create + close, 16 workers", Expected::Value(8000.0)),
     ("create + write 4 KiB + close, 1 worker", Expected::Value(1200.0)),
@@ -146,6 +146,21 @@ const EXPECTED: [(&str, Expected); 33] = [
         "copy of 4 KiB objects, 100 ms away, 4 workers",
         Expected::OfLimit(0.8),
     ),
+    (
+        "create + close, 16 workers, a directory each",
+        Expected::Value(8000.0),
+    ),
+    (
+        "create + write 4 KiB + close, 16 workers, a directory each",
+        Expected::Value(5000.0),
+    ),
+    ("rename, 16 workers, a directory each", Expected::Value(6000.0)),
+    ("unlink, 16 workers, a directory each", Expected::Value(6000.0)),
+    (
+        "far: create + close, 16 workers, a directory each",
+        Expected::OfLimit(0.9),
+    ),
+    ("far: names and attributes of 10,000, cold", Expected::Value(0.2)),
 ];
 
 /// What is expected of a figure.

@@ -69,5 +69,5 @@ impl Work {
     }
 }
 
-pub use files::{create_empty, fill, list};
+pub use files::{Crew, create_files, fill_listed, list};
 pub use trees::{pack_tree, untar};

@@ -107,7 +107,7 @@ pub async fn random<S: Subject>(subject: &mut S, amounts: Amounts) -> Result<Vec
     forget_pages(&path).await?;
     let file = File::open(&path).map_err(Failure::io("open the large file"))?;
     // One read for each page on average: few are still in the kernel's cache when they are wanted again.
-    let work = parallel("random reads", pages, 16, move |_| {
+    let work = parallel("random reads", pages, 16, move |_, _| {
         let page = rand::rng().random_range(0..pages);
         file.read_exact_at(&mut [0; PAGE_BYTES], (page * PAGE_BYTES) as u64)
     });
@@ -119,7 +119,7 @@ pub async fn random<S: Subject>(subject: &mut S, amounts: Amounts) -> Result<Vec
         .write(true)
         .open(&path)
         .map_err(Failure::io("open the large file"))?;
-    let work = parallel("random writes", count, 4, move |_| {
+    let work = parallel("random writes", count, 4, move |_, _| {
         let page = rand::rng().random_range(0..pages);
         file.write_all_at(&[7; PAGE_BYTES], (page * PAGE_BYTES) as u64)?;
         file.sync_all()
