@@ -436,16 +436,15 @@ impl Regions {
         arguments.extend(["--metadata".into(), self.metadata_url(region).into()]);
         arguments.extend(self.bucket_arguments(region).map(OsString::from));
         let cache = self.options.directory.join("caches").join(region.name());
-        arguments.extend([
-            "--cache-dir".into(),
-            cache.into(),
-            "--cache-size".into(),
-            "1024".into(),
-        ]);
+        arguments.extend(["--cache-dir".into(), cache.into()]);
+        let mount_arguments = &self.options.mount_arguments;
+        if !mount_arguments.iter().any(|argument| argument == "--cache-size") {
+            arguments.extend(["--cache-size", "1024"].map(OsString::from));
+        }
         if region == Region::West {
             arguments.push("--flip".into());
         }
-        arguments.extend(self.options.mount_arguments.iter().map(OsString::from));
+        arguments.extend(mount_arguments.iter().map(OsString::from));
         arguments.push(mount_point.clone().into());
         let program = self.program(format!("mount-{region}"), "mount: ready".to_owned(), arguments);
         let mounted = Supervised::start(&program).await?;

@@ -207,7 +207,8 @@ impl World {
             round_trip: Duration::from_millis(options.rtt),
             engines: [engine.clone(), engine],
             volume_arguments: Vec::new(),
-            mount_arguments: Vec::new(),
+            // The default: whatever is warm here fits.
+            mount_arguments: ["--cache-size", "10240"].map(str::to_owned).into(),
         };
         let regions = Regions::bring_up(regions_options, |_| {}).await?;
         Ok(Self {

@@ -108,3 +108,20 @@ async fn dropping_kills() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn a_program_that_mounts_is_ready_when_something_is_mounted_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let mounts_at = |mount_point: &Path, patience| Program {
+        ready: Ready::Mounted(mount_point.to_owned()),
+        ..shell(directory.path(), "exec sleep 60", patience)
+    };
+    // Every Linux has this one.
+    let mut program = Supervised::start(&mounts_at(Path::new("/proc"), Duration::from_secs(20)))
+        .await
+        .unwrap();
+    program.kill().await.unwrap();
+    let nothing = mounts_at(directory.path(), Duration::from_millis(200));
+    let error = Supervised::start(&nothing).await.unwrap_err();
+    assert!(matches!(error, ProcessError::NotReady { .. }), "{error}");
+}
