@@ -45,6 +45,7 @@ docs/benchmarks.md says what each row does.";
 
 /// What the file system reaches, beside what this machine allows. Buckets are served by versitygw in memory.
 #[derive(Debug, Parser)]
+#[allow(clippy::doc_markdown)] // The comments are the help texts: there Markdown would only be in the way.
 #[command(name = "twinshore-bench", max_term_width = 110, after_help = EXAMPLES)]
 struct Options {
     /// The versitygw binary (`cargo xtask bench` finds or builds it).

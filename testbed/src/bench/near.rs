@@ -1,4 +1,4 @@
-//! Works in the near region: Twinshore, beside the empty file system and, if it is there, beside JuiceFS.
+//! Works in the near region: Twinshore, beside the empty file system and, if it is there, beside `JuiceFS`.
 //!
 //! Nothing is copied to the other region meanwhile: two buckets, two regions and the line on the cores of one machine would be
 //! measured instead.

@@ -68,7 +68,7 @@ impl Store {
     pub async fn put(&self, key: &str, body: Bytes) -> Result<(), Failure> {
         let request = self.0.put_object().bucket(BUCKET).key(key);
         let result = request.body(ByteStream::from(body)).send().await;
-        result.map(drop).map_err(|error| wrong(format!("{error:?}")))
+        result.map(drop).map_err(|error| wrong(&format!("{error:?}")))
     }
 
     /// Reads an object.
@@ -77,23 +77,23 @@ impl Store {
         let answer = request
             .send()
             .await
-            .map_err(|error| wrong(format!("{error:?}")))?;
+            .map_err(|error| wrong(&format!("{error:?}")))?;
         let body = answer
             .body
             .collect()
             .await
-            .map_err(|error| wrong(error.to_string()))?;
+            .map_err(|error| wrong(&error.to_string()))?;
         Ok(body.into_bytes())
     }
 
     /// Deletes an object.
     pub async fn delete(&self, key: &str) -> Result<(), Failure> {
         let result = self.0.delete_object().bucket(BUCKET).key(key).send().await;
-        result.map(drop).map_err(|error| wrong(format!("{error:?}")))
+        result.map(drop).map_err(|error| wrong(&format!("{error:?}")))
     }
 }
 
-fn wrong(reason: String) -> Failure {
+fn wrong(reason: &str) -> Failure {
     Failure::Wrong(format!("the S3 server cannot be measured: {reason}"))
 }
 

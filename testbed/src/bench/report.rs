@@ -159,7 +159,7 @@ impl Figure {
             _ => String::new(),
         };
         let line = format!(
-            "{what:<44} {:>9} {:<5} {:>9} {:>5} {:>9} {:>5}  {:>5} {:>5}  {:<34} {}{peer}",
+            "{what:<58} {:>9} {:<5} {:>9} {:>5} {:>9} {:>5}  {:>5} {:>5}  {:<34} {}{peer}",
             number(Some(*value)),
             unit.text(),
             number(self.expected_value()),
@@ -202,7 +202,7 @@ impl Figure {
 /// The head of the table.
 fn head() -> String {
     format!(
-        "{:<44} {:>9} {:<5} {:>9} {:>5} {:>9} {:>5}  {:>5} {:>5}  {:<34} {}",
+        "{:<58} {:>9} {:<5} {:>9} {:>5} {:>9} {:>5}  {:>5} {:>5}  {:<34} {}",
         "work",
         "measured",
         "",

@@ -116,7 +116,7 @@ impl Subject for Empty {
     }
 }
 
-fn mount(mount_point: &Path, server: Server) -> io::Result<JoinHandle<io::Result<()>>> {
+fn mount(mount_point: &Path, names: Server) -> io::Result<JoinHandle<io::Result<()>>> {
     let device: OwnedFd = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let data = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
@@ -132,7 +132,7 @@ fn mount(mount_point: &Path, server: Server) -> io::Result<JoinHandle<io::Result
             .map_or(2, usize::from)
             .clamp(2, 4),
     );
-    let served = fuser::Session::from_fd(server, device, config.acl, config).and_then(|session| {
+    let served = fuser::Session::from_fd(names, device, config.acl, config).and_then(|session| {
         std::thread::Builder::new()
             .name("empty-fs".to_owned())
             .spawn(move || session.run())
@@ -234,7 +234,7 @@ impl Names {
             size_bytes: 0,
             mode: u16::try_from(mode & 0o7777).unwrap_or(0o644),
         };
-        let made = attributes(inode, &node);
+        let answer = attributes(inode, &node);
         let mut nodes = lock(&self.nodes);
         let directory = nodes
             .get_mut(&parent)
@@ -242,7 +242,7 @@ impl Names {
             .ok_or(Errno::ENOTDIR)?;
         directory.insert(name.to_owned(), inode);
         nodes.insert(inode, node);
-        Ok(made)
+        Ok(answer)
     }
 
     fn remove(&self, parent: u64, name: &OsStr) -> Result<u64, Errno> {
@@ -287,9 +287,9 @@ fn answer_entry(reply: ReplyEntry, made: Result<FileAttr, Errno>) {
     }
 }
 
-fn answer_empty<T>(reply: ReplyEmpty, done: Result<T, Errno>) {
+fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {
     match done {
-        Ok(_) => reply.ok(),
+        Ok(()) => reply.ok(),
         Err(error) => reply.error(error),
     }
 }
@@ -376,10 +376,8 @@ impl Filesystem for Server {
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.0.remove(parent.0, name);
-        if let Ok(inode) = removed {
-            lock(&self.0.nodes).remove(&inode);
-        }
-        answer_empty(reply, removed);
+        let forgotten = removed.map(|inode| drop(lock(&self.0.nodes).remove(&inode)));
+        answer_empty(reply, forgotten);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -420,9 +418,9 @@ impl Filesystem for Server {
         reply: ReplyCreate,
     ) {
         match self.0.make(parent.0, name, mode, false) {
-            Ok(made) => reply.created(
+            Ok(answer) => reply.created(
                 &TIME_TO_LIVE,
-                &made,
+                &answer,
                 Generation(0),
                 FileHandle(0),
                 FopenFlags::empty(),

@@ -3,6 +3,9 @@
 //! As durable as its flags allow: Redis syncs its log to disk at each write (`appendfsync always`), JuiceFS writes back nothing
 //! later, and its trash is on for a day as Twinshore's is.
 
+// It is the name of a product, not of an item.
+#![allow(clippy::doc_markdown)]
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
