@@ -25,7 +25,8 @@ cargo xtask COMMAND
                           --no-lab leaves out what needs real clusters (today nothing does).
   suites [NAME...]        Only the suites on real mounts, all or those named; --list shows them.
   simulate [ARGUMENTS]    Run the simulation; --seeds N for that many seeds, --help for the rest.
-  bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table; --json FILE, --quick, --help.
+  bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table. --list, --only ROW,ROW, --quick,
+                          --json FILE, --help.
   lint                    Only format, lints and dependencies.
   tools                   Build the external test programs into the cache.
   help                    This.

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 use twinshore_testbed::failure::{Failure, chain};
 use twinshore_testbed::regions::{Region, Regions, RegionsOptions, check_fuse, find_binary};
 use twinshore_testbed::s3server::Engine;
@@ -125,7 +126,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(bench(&options));
+    // Dropping the work kills what it started, detaches its mounts and removes its directories.
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            interruption = interrupted() => interruption,
+            result = bench(&options) => result,
+        }
+    });
     runtime.shutdown_timeout(Duration::from_secs(5));
     match result {
         Ok(0) => ExitCode::SUCCESS,
@@ -138,6 +146,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits until a person, or whoever started this, does not want to go on.
+async fn interrupted() -> Result<usize, Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::io("wait for signals"))?;
+    tokio::select! {
+        biased;
+        result = tokio::signal::ctrl_c() => result.map_err(Failure::io("wait for signals"))?,
+        _ = terminate.recv() => {}
+    }
+    Err(Failure::Interrupted)
 }
 
 /// Measures; how many rows failed.
