@@ -75,6 +75,10 @@ pub struct Attributes {
     /// The position of the last record that changed the content: cached pages of the same version are still good.
     #[n(12)]
     pub content_version: Position,
+    /// Are there any extended attributes or ACLs? Programs that list a directory ask every file for some, and nearly never is
+    /// there one.
+    #[n(13)]
+    pub has_extended_attributes: bool,
 }
 
 /// A time to set: `utimensat` knows a value, now, and leave alone (the latter is `None` in [`AttributeChanges`]).

@@ -32,6 +32,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
 use crate::identifiers::{
@@ -286,6 +287,10 @@ pub enum ServerMessage {
         /// The answer.
         #[n(2)]
         result: Result<Reply, Errno>,
+        /// The directories whose entries the request changed, as they are afterwards; leased like all attributes. Nobody who
+        /// has just made a file should have to ask for the times of its directory. Missing when a request is answered again.
+        #[n(3)]
+        directories: Vec<Attributes>,
     },
     /// Drop these, then acknowledge.
     #[n(3)]

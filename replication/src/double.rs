@@ -277,6 +277,7 @@ impl Service {
                             number,
                             position: Position(5),
                             result,
+                            directories: Vec::new(),
                         }
                     }
                     ClientMessage::Goodbye => return,

@@ -17,7 +17,7 @@ use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Invalidation, Reclaim, Role, SessionDescription};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::{ConnectError, Session, SessionHandler, SessionOptions, Transport};
-use twinshore_protocol::{Caller, Errno, ObjectId, Operation, Position, Reply, Side, VolumeId};
+use twinshore_protocol::{Attributes, Caller, Errno, ObjectId, Operation, Reply, Side, VolumeId};
 use twinshore_storage::pair::BucketPair;
 
 use crate::packer::Packer;
@@ -75,7 +75,7 @@ struct Handler {
 }
 
 impl SessionHandler for Handler {
-    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: Position) {}
+    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: &[Attributes]) {}
     fn invalidated(&self, _: u64, _: Vec<Invalidation>) {}
     fn acknowledges(&self) -> bool {
         false

@@ -321,7 +321,7 @@ impl Life {
     fn carry_out(&mut self, runner: &mut Runner, outputs: Vec<Output>) -> Result<(), String> {
         for output in outputs {
             match output {
-                Output::Send { connection, message } => {
+                Output::Send { connection, message } | Output::SendLater { connection, message } => {
                     if let Some(outgoing) = self.outgoing.get(&connection) {
                         // A stream that has just broken is reported as disconnected in a moment.
                         let _ = outgoing.send(message);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Invalidation, Reclaim, Role, SessionDescription};
 use twinshore_protocol::session::{Session, SessionHandler, SessionOptions, WithoutCaches};
-use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, Operation, Position, Reply, Side};
+use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Operation, Reply, Side};
 
 use crate::arguments::ServiceArguments;
 use crate::error::CommandError;
@@ -135,7 +135,7 @@ struct Following {
 }
 
 impl SessionHandler for Following {
-    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: Position) {}
+    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: &[Attributes]) {}
     fn invalidated(&self, _: u64, _: Vec<Invalidation>) {}
     fn acknowledges(&self) -> bool {
         false

@@ -46,9 +46,17 @@ pub fn run(command: Command) -> Result<(), CommandError> {
     }
 }
 
-/// A runtime with a thread per core, for everything but the mount, which builds its own after it has become a daemon.
+/// Threads for asynchronous work: half of the cores. The other half is for what works beside them (threads that read the kernel's
+/// requests, the journal, compression), and every thread more wakes others up in search of work, which costs a single
+/// operation more than it gains.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+/// A runtime for everything but the mount, which builds its own after it has become a daemon.
 fn block_on(task: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
         .enable_all()
         .build()
         .map_err(CommandError::failed("start the asynchronous runtime"))?

@@ -146,6 +146,7 @@ fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
 
 fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(super::worker_threads())
         .enable_all()
         .build()
         .map_err(CommandError::failed("start the asynchronous runtime"))?;

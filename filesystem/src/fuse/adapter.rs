@@ -786,6 +786,9 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        if self.vfs.has_no_extended_attributes(inode(node)) {
+            return answer_value(reply, &[], size);
+        }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let work = async move { vfs.extended_attributes(caller, inode(node)).await };
         self.spawn_plain(request, reply, work, move |reply, names| {

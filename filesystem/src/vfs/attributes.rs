@@ -45,6 +45,14 @@ impl Vfs {
         let core = &self.core;
         core.check_writable()?;
         let inode = core.inode(inode);
+        {
+            let mut state = inode.state();
+            if state.defer(&caller, &changes, (core.options.clock)())
+                && let Some(attributes) = state.attributes
+            {
+                return Ok(core.attributed(&state, &attributes));
+            }
+        }
         let _turn = if changes
             == (AttributeChanges {
                 accessed: changes.accessed,
@@ -169,8 +177,18 @@ impl Vfs {
         .await
     }
 
+    /// Is it known that there are no extended attributes?
+    pub fn has_no_extended_attributes(&self, inode: InodeNumber) -> bool {
+        let inode = self.core.caches.inodes.find(self.core.caches.real(inode));
+        self.core.session.lease_is_valid()
+            && inode.is_some_and(|inode| inode.state().has_no_extended_attributes())
+    }
+
     /// The names of the extended attributes.
     pub async fn extended_attributes(&self, caller: Caller, inode: InodeNumber) -> Result<Vec<Bytes>, Errno> {
+        if self.has_no_extended_attributes(inode) {
+            return Ok(Vec::new());
+        }
         let inode = self.core.caches.real(inode);
         match self
             .core

@@ -16,7 +16,7 @@ use twinshore_protocol::message::{Invalidation, Reclaim};
 use twinshore_protocol::operation::{FileCommit, RenameMode};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::SessionHandler;
-use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Position, Reply};
+use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Reply};
 
 use super::budget::Budget;
 use super::core::Core;
@@ -115,7 +115,7 @@ impl Caches {
         lock(&self.entries).learn(parent, name, Name::Names(inode));
     }
 
-    /// A new name: the directory's times and size have changed, and the reply does not tell them.
+    /// A new name: the directory's times and size have changed.
     fn made(&self, parent: InodeNumber, name: &FileName, attributes: &Attributes) {
         self.learn(attributes);
         self.named(parent, name, attributes.inode);
@@ -388,10 +388,13 @@ impl Caches {
 }
 
 impl SessionHandler for Caches {
-    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, _: Position) {
+    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[Attributes]) {
         match result {
             Ok(reply) => self.succeeded(operation, reply),
             Err(errno) => self.failed(operation, *errno),
+        }
+        for directory in directories {
+            self.learn(directory);
         }
     }
 
@@ -436,7 +439,8 @@ impl SessionHandler for Caches {
         for inode in self.inodes.all() {
             let mut state = inode.state();
             let before = state.dirty.bytes();
-            if state.dirty.clear() {
+            let had_deferred = state.deferred.take().is_some();
+            if state.dirty.clear() || had_deferred {
                 state.error = Some(Errno::InputOutput);
             }
             state.opens_replied = 0;

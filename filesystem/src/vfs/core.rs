@@ -135,7 +135,7 @@ impl Core {
             .kernel_number(attributes.inode)
             .unwrap_or(attributes.inode);
         // What is being written changes without notice.
-        let time_to_live = if leased.is_some() && state.dirty.is_empty() {
+        let time_to_live = if leased.is_some() && state.is_written() {
             self.session.lease_remaining()
         } else {
             Duration::ZERO

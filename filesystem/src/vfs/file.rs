@@ -208,7 +208,7 @@ impl Vfs {
             return None;
         }
         let mut state = inode.state();
-        if !state.dirty.is_empty() {
+        if !state.is_written() {
             return None;
         }
         Some(state.error.take().map_or(Ok(()), Err))
@@ -270,7 +270,7 @@ impl Vfs {
         let unwritten = {
             let mut state = inode.state();
             state.handles = state.handles.saturating_sub(1);
-            !state.dirty.is_empty()
+            !state.is_written()
         };
         if unlock.is_none() && !unwritten {
             core.send_releases(&inode);
@@ -354,11 +354,12 @@ impl Core {
             return Ok(false);
         }
         let before = state.dirty.bytes();
-        let was_empty = state.dirty.is_empty();
+        let was_empty = state.is_written();
         let time = (self.options.clock)();
         let sealed = state
             .dirty
             .write(offset, data, self.options.object_size_bytes, Instant::now(), time);
+        state.wrote_after_deferred();
         state.dirty.clear_privileges |= caller.user != 0;
         let after = state.dirty.bytes();
         let scattered = state.dirty.open_ranges() > OPEN_RANGES_MAX;

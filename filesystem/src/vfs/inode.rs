@@ -11,12 +11,25 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use twinshore_protocol::{Attributes, Errno, InodeNumber, Position};
 
+use super::deferred::Deferred;
 use super::dirty::Dirty;
 use super::extents::ExtentCache;
 use super::streams::ReadStreams;
 
 /// Extended attributes cached per inode. Programs ask for a handful of names, again and again.
 const EXTENDED_ATTRIBUTES_MAX: usize = 16;
+
+/// Can there be an attribute of this name? What else the service says of a name (too long, unknown namespace), it has to be
+/// asked for.
+fn is_supported(name: &[u8]) -> bool {
+    const NAME_MAX_BYTES: usize = 255;
+    let prefixes: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    let in_namespace = prefixes
+        .iter()
+        .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
+    let is_acl = name == b"system.posix_acl_access" || name == b"system.posix_acl_default";
+    (in_namespace && name.len() <= NAME_MAX_BYTES) || is_acl
+}
 
 /// Locks a mutex. Nothing that runs under the locks of this crate panics half-way through a change.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,6 +60,8 @@ pub struct InodeState {
     extended_attributes: BTreeMap<Bytes, Result<Bytes, Errno>>,
     /// Unwritten data.
     pub dirty: Dirty,
+    /// Attribute changes that wait for it.
+    pub deferred: Option<Deferred>,
     /// What happened to unwritten data, until a `write`, `fsync` or `close` has told it.
     pub error: Option<Errno>,
     /// Handles of this client.
@@ -74,6 +89,7 @@ impl Inode {
                 link_target: None,
                 extended_attributes: BTreeMap::new(),
                 dirty: Dirty::new(Instant::now()),
+                deferred: None,
                 error: None,
                 handles: 0,
                 opens_sent: 0,
@@ -101,6 +117,9 @@ impl InodeState {
             seen.size_bytes = seen.size_bytes.max(self.dirty.end());
             seen.modified = self.dirty.modified;
             seen.changed = seen.changed.max(self.dirty.modified);
+        }
+        if let Some(deferred) = &self.deferred {
+            deferred.seen(&mut seen);
         }
         seen
     }
@@ -142,8 +161,17 @@ impl InodeState {
 
     /// An extended attribute, if it is known.
     pub fn extended_attribute(&self, name: &[u8]) -> Option<Result<Bytes, Errno>> {
-        self.attributes?;
+        let attributes = self.attributes?;
+        if !attributes.has_extended_attributes && is_supported(name) {
+            return Some(Err(Errno::NoData));
+        }
         self.extended_attributes.get(name).cloned()
+    }
+
+    /// Is it known that there are no extended attributes?
+    pub fn has_no_extended_attributes(&self) -> bool {
+        self.attributes
+            .is_some_and(|attributes| !attributes.has_extended_attributes)
     }
 
     /// An extended attribute has been read. Kept while the attributes are leased: every change of one changes the other.
@@ -167,7 +195,7 @@ impl InodeState {
         self.handles == 0
             && self.opens_sent == 0
             && self.opens_replied == 0
-            && self.dirty.is_empty()
+            && self.is_written()
             && self.error.is_none()
     }
 

@@ -16,7 +16,7 @@
 //!
 //! # Parts
 //!
-//! Pure: [`dirty`], [`extents`], [`entries`], [`held_locks`], [`streams`], [`lru`]. Under leases: [`inode`], [`inodes`],
+//! Pure: [`dirty`], [`deferred`], [`extents`], [`entries`], [`held_locks`], [`streams`], [`lru`]. Under leases: [`inode`], [`inodes`],
 //! [`caches`]. Data: [`write_out`], [`packer`], [`writer`], [`read`], [`fetch`], [`repair`]. Operations: [`namespace`],
 //! [`attributes`], [`file`], [`read`], [`ranges`], [`listing`], [`locks`].
 //!
@@ -28,6 +28,7 @@ mod attributes;
 mod budget;
 mod caches;
 mod core;
+mod deferred;
 mod dirty;
 mod entries;
 mod extents;

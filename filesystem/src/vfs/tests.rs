@@ -8,6 +8,7 @@
 )]
 
 mod coherence;
+mod deferring;
 mod failures;
 mod model;
 mod service;

@@ -47,7 +47,7 @@ pub enum Urgency {
 impl Core {
     /// Writes out everything that was written to the inode before the call. Errors stay with the inode.
     pub async fn write_out(self: &Arc<Self>, inode: &Arc<Inode>, urgency: Urgency) {
-        if inode.state().dirty.is_empty() {
+        if inode.state().is_written() {
             return;
         }
         let turn = inode.turn.lock().await;
@@ -76,7 +76,11 @@ impl Core {
             progress.as_mut().enable();
             let step = inode.state().dirty.next_step(target, sizes);
             match step {
-                Step::Done => return,
+                Step::Done => return self.send_deferred(inode).await,
+                Step::Inline(plan) | Step::Commit(plan) if plan.until >= target => {
+                    // Both go out at once, and the service takes them in this order.
+                    tokio::join!(biased; self.commit_plan(inode, plan), self.send_deferred(inode));
+                }
                 Step::Inline(plan) | Step::Commit(plan) => self.commit_plan(inode, plan).await,
                 Step::Pack(pieces, until) => self.pack(inode, pieces, until).await,
                 Step::Upload(groups) => {

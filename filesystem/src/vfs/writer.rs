@@ -45,7 +45,7 @@ impl Core {
             };
             let due = {
                 let state = inode.state();
-                if state.dirty.is_empty() {
+                if state.is_written() {
                     lock(&self.dirty).remove(&number);
                     continue;
                 }

@@ -411,7 +411,8 @@ impl Check {
                 inode.has_access_acl,
                 inode.has_default_acl,
             );
-            self.expect(counted == stored, format!("inode {number}"), || {
+            let told = inode.attributes.has_extended_attributes == (stored.0 > 0);
+            self.expect(counted == stored && told, format!("inode {number}"), || {
                 format!("of its extended attributes it knows {stored:?}, there are {counted:?}")
             });
         }

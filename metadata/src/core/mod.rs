@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::{
-    Caller, Epoch, Errno, InodeNumber, Operation, Position, Reply, SessionId, Side, Timestamp,
+    Attributes, Caller, Epoch, Errno, InodeNumber, Operation, Position, Reply, SessionId, Side, Timestamp,
 };
 
 use crate::view::{Mutation, View, ViewError};
@@ -137,6 +137,12 @@ pub fn step(view: &dyn View, context: &Context<'_>, operation: &Operation) -> Re
     let mut transaction = Transaction::new(view, context);
     let result = operations::execute(&mut transaction, operation);
     transaction.finish(result)
+}
+
+/// The attributes of an inode that exists.
+pub fn attributes(view: &dyn View, inode: InodeNumber) -> Result<Option<Attributes>, CoreError> {
+    let row: Option<values::InodeRow> = transaction::read(view, &keys::inode(inode))?;
+    Ok(row.map(|row| row.attributes))
 }
 
 /// Does one piece of the service's own work.

@@ -66,6 +66,12 @@ impl InodeRow {
         self.attributes.inode
     }
 
+    /// The length of the names of all extended attributes has become this.
+    pub fn count_xattr_names(&mut self, names_bytes: u32) {
+        self.xattr_names_bytes = names_bytes;
+        self.attributes.has_extended_attributes = names_bytes > 0;
+    }
+
     /// Is it a directory?
     pub fn is_directory(&self) -> bool {
         self.attributes.kind == FileType::Directory

@@ -118,6 +118,7 @@ impl Transaction<'_> {
             modified: now,
             changed: now,
             content_version: self.context.position,
+            has_extended_attributes: false,
         };
         self.put_inode(InodeRow {
             attributes,

@@ -5,7 +5,7 @@
 //! * The mutations of a record and the position that they lead to are one write batch: after a crash the store holds the
 //!   effect of a prefix of the records, and [`ViewStore::applied`] says of which.
 //! * No commit waits for the disk. After a loss of power the prefix may be shorter than before, but never shorter than what
-//!   the last [`ViewStore::persist`] covered: the journal must not be trimmed beyond that ([`FjallView::persisted`]).
+//!   the last [`ViewStore::persister`] covered: the journal must not be trimmed beyond that.
 //! * Memory is bounded by [`FjallOptions`]: the cache, two memtables at a time, and filters of about 10 bits per key.
 //!
 //! Keys that begin with a zero byte are the store's own; the keys of a volume begin with a letter.
@@ -17,7 +17,7 @@ use fjall::config::{BlockSizePolicy, CompressionPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use twinshore_protocol::Position;
 
-use super::{Mutation, View, ViewError, ViewStore};
+use super::{Mutation, Persister, View, ViewError, ViewStore};
 
 /// The only keyspace. With one there is one order of flushes, so that what survives a crash is a prefix.
 const KEYSPACE: &str = "view";
@@ -59,7 +59,6 @@ pub struct FjallView {
     database: Database,
     keyspace: Keyspace,
     applied: Position,
-    persisted: Position,
 }
 
 fn store_error(error: fjall::Error) -> ViewError {
@@ -110,13 +109,12 @@ impl FjallView {
             database,
             keyspace,
             applied,
-            persisted: applied,
         })
     }
 
-    /// The position up to which a loss of power costs nothing.
-    pub fn persisted(&self) -> Position {
-        self.persisted
+    /// Makes what was applied durable. Blocks on the disk.
+    pub fn persist(&self) -> Result<(), ViewError> {
+        self.persister()()
     }
 
     /// Adds pairs of a checkpoint to a view that nothing was applied to. [`FjallView::finish_load`] makes them count.
@@ -210,12 +208,9 @@ impl ViewStore for FjallView {
         Ok(())
     }
 
-    fn persist(&mut self) -> Result<(), ViewError> {
-        self.database
-            .persist(PersistMode::SyncData)
-            .map_err(store_error)?;
-        self.persisted = self.applied;
-        Ok(())
+    fn persister(&self) -> Persister {
+        let database = self.database.clone();
+        Box::new(move || database.persist(PersistMode::SyncData).map_err(store_error))
     }
 
     fn snapshot(&self) -> Result<Box<dyn View + Send>, ViewError> {

@@ -43,6 +43,9 @@ pub trait View {
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, ViewError>;
 }
 
+/// See [`ViewStore::persister`].
+pub type Persister = Box<dyn FnOnce() -> Result<(), ViewError> + Send>;
+
 /// Keeping the state.
 pub trait ViewStore: View + Send {
     /// The last record that was applied.
@@ -51,8 +54,9 @@ pub trait ViewStore: View + Send {
     /// Applies the mutations of the record after [`ViewStore::applied`], all or nothing. Later mutations of a key win.
     fn apply(&mut self, position: Position, mutations: &[Mutation]) -> Result<(), ViewError>;
 
-    /// Makes what was applied durable, so that a restart replays less. Never needed for safety.
-    fn persist(&mut self) -> Result<(), ViewError>;
+    /// What makes durable all that is applied now, so that a restart replays less. Never needed for safety. It may block for
+    /// long, on any thread, while the store is used.
+    fn persister(&self) -> Persister;
 
     /// A frozen view of this moment, for a checkpoint made in the background while more is applied.
     fn snapshot(&self) -> Result<Box<dyn View + Send>, ViewError>;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::identifiers::{Epoch, ObjectId, Position};
 use crate::message::{ClientMessage, Invalidation, Refusal, ServerMessage, Welcome};
@@ -60,7 +61,7 @@ struct Opened {
 /// allocation for each.
 #[allow(clippy::large_enum_variant)]
 enum Event {
-    Replied(Entry<Waiter>, Position, Result<Reply, Errno>),
+    Replied(Entry<Waiter>, Result<Reply, Errno>, Vec<Attributes>),
     Invalidated(u64, Vec<Invalidation>),
     Tasks(Vec<Task>),
     Synchronise(Option<ObjectId>),
@@ -255,6 +256,7 @@ impl Driver {
                         number,
                         position,
                         result,
+                        directories,
                     } => {
                         self.seen.1 = self.seen.1.max(position);
                         // A duplicate of a reply that came before.
@@ -268,7 +270,7 @@ impl Driver {
                                 state.numbers.granted(*inodes, *objects, same_epoch);
                             }
                         }
-                        Event::Replied(entry, position, result)
+                        Event::Replied(entry, result, directories)
                     }
                     ServerMessage::Invalidate { number, items } => {
                         state.invalidations.insert(number);
@@ -306,8 +308,8 @@ impl Driver {
     fn deliver(&mut self, event: Event) -> Option<Next> {
         match event {
             Event::Replied(Entry { withdrawn: true, .. }, ..) => {}
-            Event::Replied(entry, position, result) => {
-                self.handler.replied(&entry.operation, &result, position);
+            Event::Replied(entry, result, directories) => {
+                self.handler.replied(&entry.operation, &result, &directories);
                 // Nobody waits any more: the handler has heard of it.
                 let _ = entry.waiter.send(result.map_err(RequestError::Failed));
             }

@@ -1,8 +1,9 @@
 //! What a session tells its owner.
 
+use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
-use crate::identifiers::{ObjectId, Position};
+use crate::identifiers::ObjectId;
 use crate::message::{Invalidation, Reclaim};
 use crate::operation::Operation;
 use crate::replication::Task;
@@ -12,8 +13,8 @@ use crate::reply::Reply;
 /// call the session's methods that are not `async`.
 pub trait SessionHandler: Send + Sync {
     /// A reply has come. Called before the requester is woken, and whether or not somebody still waits: here caches are
-    /// filled, because an invalidation that follows is younger.
-    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, position: Position);
+    /// filled, because an invalidation that follows is younger. `directories` are those whose entries were changed.
+    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[Attributes]);
 
     /// Drop these from the owner's caches now, and call [`super::Session::acknowledge`] with the number when the kernel
     /// has dropped them too.
@@ -56,7 +57,7 @@ pub trait SessionHandler: Send + Sync {
 pub struct WithoutCaches;
 
 impl SessionHandler for WithoutCaches {
-    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: Position) {}
+    fn replied(&self, _: &Operation, _: &Result<Reply, Errno>, _: &[Attributes]) {}
     fn invalidated(&self, _: u64, _: Vec<Invalidation>) {}
     fn acknowledges(&self) -> bool {
         false

@@ -115,10 +115,14 @@ impl Shared {
             return Err(RequestError::SessionLost);
         }
         let incarnation = state.incarnation;
+        // Nobody waits for it: it goes with the next message, at the latest with the next heartbeat.
+        let hurries = !matches!(operation, Operation::Release { .. });
         let added = state.ledger.add(caller, operation, waiter);
         drop(state);
         let number = added.map_err(|ledger::Full| RequestError::Failed(Errno::Again))?;
-        self.work.notify_one();
+        if hurries {
+            self.work.notify_one();
+        }
         Ok(Ticket {
             number,
             incarnation,

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::attributes::Attributes;
 use crate::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
 };
@@ -72,6 +73,7 @@ impl Peer {
             number: RequestNumber(number),
             position: Position(number),
             result,
+            directories: Vec::new(),
         })
         .await;
     }
@@ -133,7 +135,7 @@ impl Diary {
 }
 
 impl SessionHandler for Diary {
-    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, _: Position) {
+    fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, _: &[Attributes]) {
         let what = match operation {
             Operation::GetAttributes { inode } => format!("{inode}"),
             other => format!("{other:?}"),

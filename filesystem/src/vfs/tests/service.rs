@@ -87,6 +87,7 @@ fn node(inode: InodeNumber, kind: FileType, position: u64) -> Node {
             modified: now,
             changed: now,
             content_version: Position(position),
+            has_extended_attributes: false,
         },
         extents: ExtentCache::empty_file(),
         names: BTreeMap::new(),
@@ -192,6 +193,7 @@ async fn serve(
                         number,
                         position,
                         result,
+                        directories: Vec::new(),
                     }])
                     .await
                     .is_err()
@@ -405,10 +407,17 @@ impl State {
                 if let Some(mode) = set.mode {
                     attributes.mode = mode;
                 }
-                match set.modified {
-                    Some(TimeChange::To(to)) => attributes.modified = to,
-                    Some(TimeChange::Now) => attributes.modified = time(position),
-                    None => {}
+                attributes.user = set.user.unwrap_or(attributes.user);
+                attributes.group = set.group.unwrap_or(attributes.group);
+                for (change, at) in [
+                    (set.accessed, &mut attributes.accessed),
+                    (set.modified, &mut attributes.modified),
+                ] {
+                    match change {
+                        Some(TimeChange::To(to)) => *at = to,
+                        Some(TimeChange::Now) => *at = time(position),
+                        None => {}
+                    }
                 }
                 attributes.changed = time(position);
                 Ok(Reply::Attributes(*attributes))

@@ -68,6 +68,7 @@ fn make(t: &mut Transaction<'_>, parent: InodeNumber, name: &FileName, making: &
             modified: now,
             changed: now,
             content_version: t.context.position,
+            has_extended_attributes: false,
         },
         place: Place::Named { parent },
         has_access_acl: false,
@@ -122,7 +123,7 @@ fn inherit_acl(t: &mut Transaction<'_>, directory: &InodeRow, row: &mut InodeRow
             &BytesRow(access.to_bytes()),
         );
         row.has_access_acl = true;
-        row.xattr_names_bytes += name_bytes(acl::ACCESS);
+        row.count_xattr_names(row.xattr_names_bytes + name_bytes(acl::ACCESS));
     }
     if row.is_directory() {
         t.put(
@@ -130,7 +131,7 @@ fn inherit_acl(t: &mut Transaction<'_>, directory: &InodeRow, row: &mut InodeRow
             &BytesRow(default.to_bytes()),
         );
         row.has_default_acl = true;
-        row.xattr_names_bytes += name_bytes(acl::DEFAULT);
+        row.count_xattr_names(row.xattr_names_bytes + name_bytes(acl::DEFAULT));
     }
     Ok(())
 }

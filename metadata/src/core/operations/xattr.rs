@@ -167,12 +167,12 @@ fn store(t: &mut Transaction<'_>, row: &mut InodeRow, name: &[u8], value: Option
     let exists = value.is_some();
     match (existed, exists) {
         (false, true) => {
-            row.xattr_names_bytes += name_bytes(name);
+            row.count_xattr_names(row.xattr_names_bytes + name_bytes(name));
             if row.xattr_names_bytes > NAMES_MAX_BYTES {
                 return Err(Errno::NoSpace.into());
             }
         }
-        (true, false) => row.xattr_names_bytes = row.xattr_names_bytes.saturating_sub(name_bytes(name)),
+        (true, false) => row.count_xattr_names(row.xattr_names_bytes.saturating_sub(name_bytes(name))),
         (true, true) | (false, false) => {}
     }
     match value {
@@ -226,7 +226,7 @@ impl Transaction<'_> {
         if row.has_capability {
             self.remove(keys::xattr(row.number(), CAPABILITY));
             row.has_capability = false;
-            row.xattr_names_bytes = row.xattr_names_bytes.saturating_sub(name_bytes(CAPABILITY));
+            row.count_xattr_names(row.xattr_names_bytes.saturating_sub(name_bytes(CAPABILITY)));
         }
     }
 }

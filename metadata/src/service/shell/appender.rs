@@ -6,11 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use twinshore_protocol::Position;
 
 use super::ServeError;
-use super::executor::Command;
+use super::engine::Engine;
 use super::metrics::Metrics;
 use crate::journal::{Digest, Journal, JournalError, Tail};
 use crate::service::recovery;
@@ -31,7 +30,7 @@ pub(super) enum Job {
 /// Starts the thread. It ends when all senders are gone, or the journal has failed.
 pub(super) fn start(
     mut journal: Box<dyn Journal>,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     metrics: Arc<Metrics>,
 ) -> Result<(std_mpsc::Sender<Job>, JoinHandle<()>), ServeError> {
     let (sender, jobs) = std_mpsc::channel();
@@ -44,11 +43,8 @@ pub(super) fn start(
                     metrics.append_seconds.observe(begun.elapsed().as_secs_f64());
                     let result = result.map_err(classify);
                     let last = matches!(result, Err(AppendError::Final(_)));
-                    if commands
-                        .blocking_send(Command::Input(Input::Appended(result)))
-                        .is_err()
-                        || last
-                    {
+                    engine.input(Input::Appended(result));
+                    if last {
                         return;
                     }
                 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use twinshore_protocol::{Position, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
-use super::executor::Command;
+use super::engine::Engine;
 use crate::archive::{
     ArchiveError, ArchiveHandle, Archiver, ArchiverOptions, FrozenState, RecordSource, SourceError,
 };
@@ -25,7 +25,7 @@ pub(super) struct Parts {
     pub began: Tail,
     pub buckets: [Option<Arc<dyn Bucket>>; 2],
     pub reader: JournalReader,
-    pub commands: mpsc::Sender<Command>,
+    pub engine: Arc<Engine>,
     pub stopped: watch::Receiver<bool>,
 }
 
@@ -36,12 +36,12 @@ pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
         began,
         buckets,
         reader,
-        commands,
+        engine,
         stopped,
     } = parts;
     let source = Arc::new(Source {
         reader,
-        commands: commands.clone(),
+        engine: Arc::clone(&engine),
     });
     // Random, so that two processes with a copied data directory can be told apart.
     let instance = RandomState::new().build_hasher().finish();
@@ -53,31 +53,21 @@ pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
         buckets,
         ArchiverOptions::default(),
     );
-    let task = tokio::spawn(run(archiver, handle.clone(), commands, stopped));
+    let task = tokio::spawn(run(archiver, handle.clone(), engine, stopped));
     (handle, task)
 }
 
 async fn run(
     archiver: Archiver,
     handle: ArchiveHandle,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut status = handle.status();
     let tell = async {
         while status.changed().await.is_ok() {
-            let command = {
-                let now = status.borrow_and_update();
-
-                Command::Archived {
-                    checkpoint: now.checkpoint(),
-                    archived: now.archived(),
-                    trim_floor: now.trim_floor,
-                }
-            };
-            if commands.send(command).await.is_err() {
-                return;
-            }
+            let now = status.borrow_and_update().clone();
+            engine.archived(now.checkpoint(), now.archived(), now.trim_floor);
         }
     };
     let ended = tokio::select! {
@@ -87,8 +77,7 @@ async fn run(
         () = tell => return,
     };
     if let Err(error) = ended {
-        // If the executor is gone, it has said why.
-        let _ = commands.send(Command::Fail(explain(&error))).await;
+        engine.fail(explain(&error));
     }
 }
 
@@ -105,7 +94,7 @@ fn explain(error: &ArchiveError) -> String {
 
 struct Source {
     reader: JournalReader,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
 }
 
 #[async_trait]
@@ -124,12 +113,7 @@ impl RecordSource for Source {
 
     async fn snapshot(&self) -> Result<FrozenState, SourceError> {
         let stopped = || SourceError::Stopped("it is stopping".into());
-        let (sender, receiver) = oneshot::channel();
-        self.commands
-            .send(Command::Snapshot(sender))
-            .await
-            .map_err(|_| stopped())?;
-        let frozen = receiver.await.map_err(|_| stopped())?;
+        let frozen = self.engine.snapshot().ok_or_else(stopped)?;
         frozen.map_err(|error| SourceError::Stopped(error.to_string()))
     }
 }

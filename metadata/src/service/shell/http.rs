@@ -9,31 +9,31 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
-use super::executor::{Command, Report};
+use super::engine::{Engine, Report};
 use super::metrics::Metrics;
 
-/// An executor that does not answer for so long is not healthy.
+/// An engine that cannot be looked at for so long is not healthy.
 const REPORT_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Shared {
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     metrics: Arc<Metrics>,
 }
 
 /// Serves until `stopped`.
 pub(super) async fn serve(
     listener: TcpListener,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let router = Router::new()
         .route("/healthz", get(health))
         .route("/metrics", get(scrape))
-        .with_state(Shared { commands, metrics });
+        .with_state(Shared { engine, metrics });
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
@@ -42,18 +42,15 @@ pub(super) async fn serve(
     }
 }
 
-/// Asks the executor, which answers only if it is alive.
-async fn report(commands: &mpsc::Sender<Command>) -> Option<Report> {
-    let (sender, receiver) = oneshot::channel();
-    let ask = async {
-        commands.send(Command::Report(sender)).await.ok()?;
-        receiver.await.ok()
-    };
-    tokio::time::timeout(REPORT_DEADLINE, ask).await.ok().flatten()
+/// Looks at the engine, which can be looked at only if it is alive: on a thread of its own, as it may hang.
+async fn report(engine: &Arc<Engine>) -> Option<Report> {
+    let engine = Arc::clone(engine);
+    let look = tokio::task::spawn_blocking(move || engine.report());
+    tokio::time::timeout(REPORT_DEADLINE, look).await.ok()?.ok()
 }
 
 async fn health(State(shared): State<Shared>) -> Response {
-    match report(&shared.commands).await {
+    match report(&shared.engine).await {
         Some(report) if report.numbers.full => {
             // Reads go on, so a restart would help nobody.
             (StatusCode::OK, "degraded: the journal's disk is full\n").into_response()
@@ -68,7 +65,7 @@ async fn health(State(shared): State<Shared>) -> Response {
 }
 
 async fn scrape(State(shared): State<Shared>) -> Response {
-    let Some(report) = report(&shared.commands).await else {
+    let Some(report) = report(&shared.engine).await else {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "the metadata service does not answer\n",

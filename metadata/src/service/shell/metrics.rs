@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::executor::Report;
+use super::engine::Report;
 use crate::service::state::Numbers;
 use crate::service::state::OPERATION_KINDS;
 

@@ -2,9 +2,9 @@
 //!
 //! | thread or task | what it does |
 //! |---|---|
-//! | executor (thread) | owns the [`Service`](super::state::Service) and its view; takes commands one after the other |
-//! | appender (thread) | owns the journal; appends one record at a time, durably |
-//! | two tasks per stream | decode frames into commands; encode messages into frames |
+//! | [`engine`] | holds the [`Service`](super::state::Service) and its view; whoever has news carries them out under its lock |
+//! | appender (thread) | owns the journal; appends one record at a time, durably, and tells the engine |
+//! | two tasks per stream | decode frames and have the engine execute them; encode messages into frames |
 //! | ticker, HTTP (tasks) | time; `/healthz` and `/metrics` |
 //!
 //! # Limits
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::{Timestamp, VolumeId};
 use twinshore_storage::bucket::Bucket;
@@ -34,21 +34,20 @@ use super::state::{Service, ServiceError, ServiceOptions};
 use crate::archive::ArchiveHandle;
 use crate::journal::Journal;
 use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions};
-use crate::view::ViewStore;
 
 mod appender;
 mod archiving;
-mod executor;
+mod engine;
 mod http;
 mod metrics;
 mod streams;
 #[cfg(test)]
 mod tests;
 
-use executor::{Command, Executor};
+use engine::{Ending, Engine};
 
-/// Commands under way to the executor: enough that it never runs dry, few enough that a tick is not late.
-const COMMANDS_MAX: usize = 1024;
+/// How long a stop waits for what is executed to be committed.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long streams may take to end after a stop, in all.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -183,24 +182,31 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
 
     let clock = Clock::start();
     let (service, outputs) = Service::start(view, tail, clock.now(), service_options)?;
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let engine = Arc::new(Engine::new(service, clock));
     let metrics = Arc::new(metrics::Metrics::new());
-    let (appends, appender) = appender::start(Box::new(journal), commands.clone(), Arc::clone(&metrics))?;
-    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends)?;
+    let (appends, appender) = appender::start(Box::new(journal), Arc::clone(&engine), Arc::clone(&metrics))?;
+    let mut ending = engine.ending();
+    engine.begin(appends, outputs);
 
     let (stopping, stopped) = watch::channel(false);
-    let ticker = tokio::spawn(tick(commands.clone()));
-    let http_server = http_listener
-        .map(|listener| tokio::spawn(http::serve(listener, commands.clone(), metrics, stopped.clone())));
+    let ticker = tokio::spawn(tick(Arc::clone(&engine)));
+    let http_server = http_listener.map(|listener| {
+        tokio::spawn(http::serve(
+            listener,
+            Arc::clone(&engine),
+            metrics,
+            stopped.clone(),
+        ))
+    });
     let (archive, archiver) = archiving::start(archiving::Parts {
         volume: format.volume,
         began: tail,
         buckets,
         reader,
-        commands: commands.clone(),
+        engine: Arc::clone(&engine),
         stopped: stopped.clone(),
     });
-    let server = tokio::spawn(streams::serve(listener, commands.clone(), stopped));
+    let server = tokio::spawn(streams::serve(listener, Arc::clone(&engine), stopped));
     if let Some(ready) = ready {
         // Whoever asked may have lost interest.
         let _ = ready.send(Ready {
@@ -211,34 +217,42 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     }
     tracing::info!(%listen, "ready");
 
-    let mut ended = ended;
-    let mut failure = None;
     tokio::select! {
         biased;
-        reason = &mut ended => failure = Some(reason.unwrap_or_else(|_| Some("its executor ended".into()))),
+        _ = ending.wait_for(Option::is_some) => {}
         () = stop => {}
     }
     // Accept nothing more, finish what is executed, end the streams.
     let _ = stopping.send(true);
     ticker.abort();
-    if failure.is_none() {
-        let _ = commands.send(Command::Stop).await;
-        failure = Some(ended.await.unwrap_or_else(|_| Some("its executor ended".into())));
+    engine.stop();
+    if tokio::time::timeout(DRAIN_DEADLINE, ending.wait_for(Option::is_some))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the journal is too slow: what is not committed is left to the clients, who ask again"
+        );
+        engine.end();
     }
-    drop(commands);
+    let mut ending = ending.borrow().clone();
     join("the archiver", archiver).await;
     if let Some(http_server) = http_server {
         join("the HTTP server", http_server).await;
     }
     let server_ended = tokio::time::timeout(STOP_DEADLINE, server).await;
-    for thread in [executor, appender] {
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            failure = Some(Some("one of its threads panicked".into()));
-        }
+    let last = Arc::clone(&engine);
+    let threads = tokio::task::spawn_blocking(move || {
+        let appended = appender.join();
+        (appended, last.persist())
+    });
+    match threads.await {
+        Ok((Ok(()), Ok(_))) => {}
+        Ok((Ok(()), Err(error))) => ending = Some(Ending::Failed(error.to_string())),
+        Ok((Err(_), _)) | Err(_) => ending = Some(Ending::Failed("one of its threads panicked".into())),
     }
     drop(lock);
-    if let Some(Some(reason)) = failure {
+    if let Some(Ending::Failed(reason)) = ending {
         return Err(ServeError::Stopped(reason));
     }
     match server_ended {
@@ -263,13 +277,16 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-async fn tick(commands: mpsc::Sender<Command>) {
+async fn tick(engine: Arc<Engine>) {
     let mut interval = tokio::time::interval(super::state::TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        if commands.send(Command::Tick).await.is_err() {
-            return;
+        engine.tick();
+        if engine.persist_is_due() {
+            let engine = Arc::clone(&engine);
+            // Whoever waits for the disk here holds up nobody.
+            tokio::task::spawn_blocking(move || engine.persist_and_trim());
         }
     }
 }

@@ -17,16 +17,16 @@ use twinshore_protocol::wire::grpc::metadata_server::{Metadata, MetadataServer};
 use twinshore_protocol::wire::grpc::{ClientFrame, ServerFrame};
 use twinshore_protocol::wire::{self, FRAME_MAX_BYTES, FRAME_TARGET_BYTES, WireError};
 
-use super::executor::{Command, Egress};
-use crate::service::state::{ConnectionId, Input};
+use super::engine::{Egress, Engine};
+use crate::service::state::ConnectionId;
 
-/// Bytes of frames that are under way to the executor, of all streams. At least [`FRAME_MAX_BYTES`].
+/// Bytes of frames that are being decoded and executed, of all streams. At least [`FRAME_MAX_BYTES`].
 const INGRESS_BYTES_MAX: usize = 64 << 20;
 
 /// Frames handed to HTTP/2 and not yet written.
 const FRAMES_AHEAD: usize = 2;
 
-/// Messages taken from the executor's queue at a time.
+/// Messages taken from the engine's queue at a time.
 const MESSAGES_AT_ONCE: usize = 512;
 
 /// How many new connections may be opened but not accepted; a stream without a word for a session's life is closed.
@@ -36,7 +36,7 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(SESSION_SECONDS);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 struct Streams {
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     next_connection: AtomicU64,
     ingress: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
@@ -45,11 +45,11 @@ struct Streams {
 /// Serves clients until `stopped`. The one place where the server is built.
 pub(super) async fn serve(
     listener: TcpListener,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Streams {
-        commands,
+        engine,
         next_connection: AtomicU64::new(1),
         ingress: Arc::new(Semaphore::new(INGRESS_BYTES_MAX)),
         stopped: stopped.clone(),
@@ -92,21 +92,20 @@ impl Metadata for Streams {
         let (paused, is_paused) = watch::channel(false);
         let egress = Egress {
             messages,
+            later: Vec::new(),
             queued_bytes: Arc::clone(&queued_bytes),
             paused,
         };
-        let gone = |_| Status::unavailable("the metadata service is stopping");
-        self.commands
-            .send(Command::Connected(connection, egress))
-            .await
-            .map_err(gone)?;
+        if !self.engine.connected(connection, egress) {
+            return Err(Status::unavailable("the metadata service is stopping"));
+        }
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let (ended, has_ended) = watch::channel(false);
         tokio::spawn(write(outgoing, queued_bytes, frames, ended));
         let reader = Reader {
             connection,
             frames: request.into_inner(),
-            commands: self.commands.clone(),
+            engine: Arc::clone(&self.engine),
             ingress: Arc::clone(&self.ingress),
             is_paused,
             has_ended,
@@ -120,10 +119,10 @@ impl Metadata for Streams {
 struct Reader {
     connection: ConnectionId,
     frames: Streaming<ClientFrame>,
-    commands: mpsc::Sender<Command>,
+    engine: Arc<Engine>,
     ingress: Arc<Semaphore>,
     is_paused: watch::Receiver<bool>,
-    /// The other half has ended: the executor has closed the stream, or the client is gone.
+    /// The other half has ended: the engine has closed the stream, or the client is gone.
     has_ended: watch::Receiver<bool>,
     stopped: watch::Receiver<bool>,
 }
@@ -133,17 +132,14 @@ impl Reader {
         let mut has_ended = self.has_ended.clone();
         let mut stopped = self.stopped.clone();
         let connection = self.connection;
-        let commands = self.commands.clone();
+        let engine = Arc::clone(&self.engine);
         tokio::select! {
             biased;
             _ = has_ended.wait_for(|ended| *ended) => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
             () = self.read() => {}
         }
-        // Without an executor nobody needs to know.
-        let _ = commands
-            .send(Command::Input(Input::Disconnected { connection }))
-            .await;
+        engine.disconnected(connection);
     }
 
     async fn read(&mut self) {
@@ -178,22 +174,18 @@ impl Reader {
                 .map(|message| wire::decode(message))
                 .collect();
             match messages {
-                Ok(messages) => {
-                    let command = Command::Messages(self.connection, messages, permits);
-                    if self.commands.send(command).await.is_err() {
-                        return;
-                    }
-                }
+                Ok(messages) => self.engine.messages(self.connection, messages),
                 Err(error) => {
                     tracing::warn!(connection = self.connection.0, %error, "a client sent what is no message");
                     return;
                 }
             }
+            drop(permits);
         }
     }
 }
 
-/// Encodes messages into frames until the executor or the client ends the stream.
+/// Encodes messages into frames until the engine or the client ends the stream.
 async fn write(
     mut outgoing: mpsc::UnboundedReceiver<(ServerMessage, usize)>,
     queued_bytes: Arc<AtomicUsize>,

@@ -1,10 +1,12 @@
 //! Group commit: batches of executed operations, one of them in flight, and what happens when it is committed or fails.
 
 use twinshore_protocol::message::{Invalidation, ServerMessage};
-use twinshore_protocol::{Caller, Errno, InodeNumber, Operation, Position, Reply, RequestNumber, SessionId};
+use twinshore_protocol::{
+    Attributes, Caller, Errno, InodeNumber, Operation, Position, Reply, RequestNumber, SessionId,
+};
 
 use super::hello::Greeting;
-use super::{AppendError, Output, Service, ServiceError, all_changes};
+use super::{AppendError, ConnectionId, Output, Service, ServiceError, all_changes};
 use crate::journal::Tail;
 use crate::journal::record::Record;
 use crate::service::overlay::{Depth, Layered, Overlay};
@@ -23,6 +25,8 @@ pub(super) struct Held {
     pub changes: Vec<Invalidation>,
     /// What it opened when it executed.
     pub opened: Option<InodeNumber>,
+    /// The directories whose entries it changed, as they were after it.
+    pub directories: Vec<Attributes>,
 }
 
 /// What is to be done when a batch is committed, in the order of execution.
@@ -196,6 +200,7 @@ impl<V: ViewStore> Service<V> {
                             mutates: false,
                             changes: Vec::new(),
                             opened: None,
+                            directories: Vec::new(),
                             ..held
                         };
                         self.release(failed, self.tail.position);
@@ -226,19 +231,51 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
     ) {
-        let Some(state) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        state.in_flight.remove(&number);
-        if let Some(connection) = state.connection {
-            self.send(
-                connection,
-                ServerMessage::Reply {
-                    number,
-                    position,
-                    result,
-                },
-            );
+        self.answer(session, number, position, result, Vec::new());
+    }
+
+    /// The same for a request that was held.
+    pub(super) fn answer(
+        &mut self,
+        session: SessionId,
+        number: RequestNumber,
+        position: Position,
+        result: Result<Reply, Errno>,
+        directories: Vec<Attributes>,
+    ) {
+        if let Some(connection) = self.answered(session, number) {
+            let message = ServerMessage::Reply {
+                number,
+                position,
+                result,
+                directories,
+            };
+            self.send(connection, message);
         }
+    }
+
+    /// The same for a reply of committed state that nobody waits for.
+    pub(super) fn reply_later(
+        &mut self,
+        session: SessionId,
+        number: RequestNumber,
+        result: Result<Reply, Errno>,
+    ) {
+        if let Some(connection) = self.answered(session, number) {
+            let message = ServerMessage::Reply {
+                number,
+                position: self.tail.position,
+                result,
+                directories: Vec::new(),
+            };
+            self.outputs.push(Output::SendLater { connection, message });
+        }
+    }
+
+    /// A request is no longer under way. Answers the present stream of the session.
+    fn answered(&mut self, session: SessionId, number: RequestNumber) -> Option<ConnectionId> {
+        let state = self.sessions.get_mut(&session)?;
+        state.in_flight.remove(&number);
+        state.connection
     }
 }

@@ -138,6 +138,14 @@ pub enum Output {
         /// The message.
         message: ServerMessage,
     },
+    /// Send a message that nobody waits for: before the next one to this stream, or at the next tick. A frame of its own would
+    /// cost as much as the answer to an operation.
+    SendLater {
+        /// The stream.
+        connection: ConnectionId,
+        /// The message.
+        message: ServerMessage,
+    },
     /// Append a record durably and report it as [`Input::Appended`]. There is never more than one under way.
     Append {
         /// The tail that it follows.

@@ -10,7 +10,7 @@ use twinshore_protocol::message::{Invalidation, ServerMessage};
 use twinshore_protocol::{FileName, InodeNumber, Operation, SessionId};
 
 use super::batch::Held;
-use super::leases::{grants_of, inode_of};
+use super::leases::{Kinds, grants_of, inode_of};
 use super::session::Outstanding;
 use super::{Fault, Service, WaitId};
 use crate::service::overlay::Depth;
@@ -87,7 +87,7 @@ impl<V: ViewStore> Service<V> {
         self.grant(&held);
         self.take_effect(&held);
         if waiting_for.is_empty() {
-            self.reply(held.session, held.number, position, held.result);
+            self.answer(held.session, held.number, position, held.result, held.directories);
             return;
         }
         let id = WaitId(self.next_wait);
@@ -108,9 +108,10 @@ impl<V: ViewStore> Service<V> {
         let waited_by = std::mem::take(&mut session.waited_by);
         let own = held.session;
         self.numbers.recalls_waited += 1;
-        let mut grants = Vec::new();
-        grants_of(&held.operation, &held.result, &mut grants);
-        let carried = grants.into_iter().map(|(inode, _)| inode).collect();
+        let carried = grants_of_held(&held)
+            .into_iter()
+            .map(|(inode, _)| inode)
+            .collect();
         let wait = Wait {
             held,
             position,
@@ -274,9 +275,7 @@ impl<V: ViewStore> Service<V> {
             return;
         }
         let generation = session.generation;
-        let mut grants = Vec::new();
-        grants_of(&held.operation, &held.result, &mut grants);
-        for (inode, kinds) in grants {
+        for (inode, kinds) in grants_of_held(held) {
             self.leases.grant(held.session, generation, inode, kinds);
         }
         while let Some((inode, holder)) = self.leases.overflow() {
@@ -339,7 +338,13 @@ impl<V: ViewStore> Service<V> {
             // Another stream has begun: the grant of the reply was lost with the old one.
             became_old.extend(wait.carried.into_iter().map(Invalidation::Everything));
         }
-        self.reply(receiver, wait.held.number, wait.position, wait.held.result);
+        self.answer(
+            receiver,
+            wait.held.number,
+            wait.position,
+            wait.held.result,
+            wait.held.directories,
+        );
         self.push(receiver, became_old);
     }
 
@@ -418,6 +423,15 @@ impl<V: ViewStore> Service<V> {
             }
         }
     }
+}
+
+/// What a reply makes its session a holder of.
+fn grants_of_held(held: &Held) -> Vec<(InodeNumber, Kinds)> {
+    let mut grants = Vec::new();
+    grants_of(&held.operation, &held.result, &mut grants);
+    let directories = held.directories.iter();
+    grants.extend(directories.map(|directory| (directory.inode, Kinds::ATTRIBUTES)));
+    grants
 }
 
 /// Can it take the last name from an inode?

@@ -1,7 +1,7 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
 use twinshore_protocol::{
-    Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
+    Attributes, Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
 };
 
 use super::batch::Held;
@@ -166,6 +166,7 @@ impl<V: ViewStore> Service<V> {
                     mutates: false,
                     changes: Vec::new(),
                     opened,
+                    directories: Vec::new(),
                 };
                 // The reply of the first time is old: what it tells of may have changed since, so it grants nothing.
                 self.hold_replayed(depth, held);
@@ -197,6 +198,11 @@ impl<V: ViewStore> Service<V> {
             self.faults.tamper(&mut mutations);
             self.filling.add_mutations(&mutations);
         }
+        let directories = if mutates {
+            self.directories_of(&operation)?
+        } else {
+            Vec::new()
+        };
         let held = Held {
             session: id,
             number,
@@ -206,6 +212,7 @@ impl<V: ViewStore> Service<V> {
             mutates,
             changes,
             opened,
+            directories,
         };
         self.mark_removed(&held);
         if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
@@ -214,6 +221,31 @@ impl<V: ViewStore> Service<V> {
             self.hold(if mutates { Depth::Filling } else { depth }, held);
         }
         Ok(())
+    }
+
+    /// The directories whose entries an operation has changed, as it left them.
+    fn directories_of(&self, operation: &Operation) -> Result<Vec<Attributes>, ServiceError> {
+        let changed: &[InodeNumber] = match operation {
+            Operation::MakeNode { parent, .. }
+            | Operation::MakeDirectory { parent, .. }
+            | Operation::Create { parent, .. }
+            | Operation::SymbolicLink { parent, .. }
+            | Operation::Link { parent, .. } => &[*parent],
+            Operation::Rename {
+                parent, new_parent, ..
+            } if parent == new_parent => &[*parent],
+            Operation::Rename {
+                parent, new_parent, ..
+            } => &[*parent, *new_parent],
+            // `Unlink` and `RemoveDirectory` tell it in their reply.
+            _ => &[],
+        };
+        let view = self.view();
+        let mut directories = Vec::with_capacity(changed.len());
+        for directory in changed {
+            directories.extend(core::attributes(&view, *directory)?);
+        }
+        Ok(directories)
     }
 
     /// Counts an open as soon as it is executed: an unlink right after it must see it.

@@ -65,7 +65,7 @@ impl<V: ViewStore> Service<V> {
                     Err(Errno::BadHandle)
                 };
                 self.background.poke();
-                self.reply(session, number, self.tail.position, result);
+                self.reply_later(session, number, result);
             }
             Operation::GetStatus => {
                 let status = self.status()?;

@@ -129,7 +129,7 @@ impl World {
     fn take(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Send { connection, message } => {
+                Output::Send { connection, message } | Output::SendLater { connection, message } => {
                     self.inboxes.entry(connection).or_default().push(message);
                 }
                 Output::Append { tail, digest, bytes } => {
