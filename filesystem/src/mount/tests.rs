@@ -13,6 +13,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, XattrFlags};
 use tempfile::TempDir;
 use tokio::runtime::Runtime as OwnedRuntime;
 use tokio::sync::oneshot;
+use twinshore_metadata::core::VolumeLimits;
 use twinshore_metadata::service::shell::{self, ServeOptions, create_volume};
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
@@ -76,7 +77,7 @@ impl World {
             .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("metadata");
-        create_volume(&data, &format()).unwrap();
+        create_volume(&data, &format(), VolumeLimits::default()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, addresses) = oneshot::channel();
         let mut options = ServeOptions::new(data, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));

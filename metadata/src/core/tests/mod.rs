@@ -25,7 +25,7 @@ use twinshore_protocol::{
     Position, Reply, SessionId, Side, Sides, Timestamp, VolumeId,
 };
 
-use super::{Context, Maintenance, Outcome, check, maintain, step};
+use super::{Context, Maintenance, Outcome, VolumeLimits, check, maintain, step};
 use crate::view::ViewStore;
 use crate::view::memory::MemoryView;
 
@@ -109,7 +109,10 @@ impl World {
             encryption: Encryption::None,
             settings,
         };
-        world.maintain(&Maintenance::CreateVolume { format }).unwrap();
+        let limits = VolumeLimits::default();
+        world
+            .maintain(&Maintenance::CreateVolume { format, limits })
+            .unwrap();
         world
             .maintain(&Maintenance::StartEpoch { epoch: Epoch(1) })
             .unwrap();

@@ -13,6 +13,7 @@ use twinshore_protocol::status::VolumeStatus;
 use twinshore_protocol::{Extent, ExtentSource, Position, Reply};
 
 use super::appender::Job;
+use super::disk_space::{DiskSpace, Space};
 use super::{Clock, ServeError};
 use crate::archive::FrozenState;
 use crate::journal::Tail;
@@ -80,6 +81,8 @@ pub(super) struct Executor<V: ViewStore> {
     service: Service<V>,
     clock: Clock,
     appends: std_mpsc::Sender<Job>,
+    space: DiskSpace,
+    is_low: bool,
     streams: HashMap<ConnectionId, Egress>,
     failure: Option<String>,
     persisted_at: Instant,
@@ -96,12 +99,15 @@ impl<V: ViewStore + 'static> Executor<V> {
         clock: Clock,
         commands: mpsc::Receiver<Command>,
         appends: std_mpsc::Sender<Job>,
+        space: DiskSpace,
     ) -> Result<(JoinHandle<()>, oneshot::Receiver<Option<String>>), ServeError> {
         let (ended, receiver) = oneshot::channel();
         let mut executor = Self {
             service,
             clock,
             appends,
+            space,
+            is_low: false,
             streams: HashMap::new(),
             failure: None,
             persisted_at: Instant::now(),
@@ -151,6 +157,7 @@ impl<V: ViewStore + 'static> Executor<V> {
                         self.handle(input);
                     }
                     Command::Tick => {
+                        self.look_at_disk();
                         self.handle(Input::Tick);
                         self.persist_now_and_then();
                     }
@@ -194,6 +201,14 @@ impl<V: ViewStore + 'static> Executor<V> {
             && let Err(error) = self.service.store_mut().persist()
         {
             self.failure = Some(error.to_string());
+        }
+    }
+
+    fn look_at_disk(&mut self) {
+        let is_low = self.space.look() != Space::Enough;
+        if is_low != self.is_low {
+            self.is_low = is_low;
+            self.handle(Input::Disk { is_low });
         }
     }
 

@@ -15,7 +15,8 @@
 //! # Failure cases
 //!
 //! A journal or view that fails ends the process: after a failed `fdatasync` nobody knows what is on the disk, and only a
-//! restart, which reads it back, can tell. A full disk does not.
+//! restart, which reads it back, can tell. A full disk does not: changes are refused before the view has no room left
+//! ([`disk_space`]).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,12 +33,12 @@ use twinshore_storage::bucket::Bucket;
 use super::recovery::{self, RecoveryError};
 use super::state::{Service, ServiceError, ServiceOptions};
 use crate::archive::ArchiveHandle;
-use crate::journal::Journal;
+use crate::core::VolumeLimits;
 use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions};
-use crate::view::ViewStore;
 
 mod appender;
 mod archiving;
+mod disk_space;
 mod executor;
 mod http;
 mod metrics;
@@ -45,6 +46,8 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use archiving::Ending;
+use disk_space::DiskSpace;
 use executor::{Command, Executor};
 
 /// Commands under way to the executor: enough that it never runs dry, few enough that a tick is not late.
@@ -52,6 +55,9 @@ const COMMANDS_MAX: usize = 1024;
 
 /// How long streams may take to end after a stop, in all.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a task that limits itself may take to end.
+const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What [`serve`] needs.
 pub struct ServeOptions {
@@ -132,10 +138,15 @@ pub enum ServeError {
 }
 
 /// Makes the data directory of a new volume. Blocks.
-pub fn create_volume(data_dir: &std::path::Path, format: &VolumeFormat) -> Result<(), ServeError> {
-    let mut directory = DataDirectory::create(data_dir, format, DirectoryOptions::default())?;
-    recovery::create(&mut directory.journal, &mut directory.view, format, wall_clock())?;
-    directory.view.persist().map_err(RecoveryError::from)?;
+pub fn create_volume(
+    data_dir: &std::path::Path,
+    format: &VolumeFormat,
+    limits: VolumeLimits,
+) -> Result<(), ServeError> {
+    DataDirectory::create_with(data_dir, format, DirectoryOptions::default(), |journal| {
+        recovery::create(journal, format, limits, wall_clock())?;
+        Ok::<_, ServeError>(())
+    })?;
     Ok(())
 }
 
@@ -173,10 +184,7 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         mut view,
         lock,
     } = DataDirectory::open(&data_dir, volume, directory)?;
-    if journal.tail().map_err(RecoveryError::from)?.position == twinshore_protocol::Position::ZERO {
-        // The creation was cut off between the directory and its first record.
-        recovery::create(&mut journal, &mut view, &format, wall_clock())?;
-    }
+    let space = DiskSpace::new(data_dir, directory.journal.segment_bytes);
     let tail = recovery::recover(&mut journal, &mut view, format.volume)?;
     tracing::info!(volume = %format.volume, position = tail.position.0, epoch = tail.epoch.0, "recovered");
     let reader = journal.reader();
@@ -185,20 +193,26 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     let (service, outputs) = Service::start(view, tail, clock.now(), service_options)?;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let metrics = Arc::new(metrics::Metrics::new());
-    let (appends, appender) = appender::start(Box::new(journal), commands.clone(), Arc::clone(&metrics))?;
-    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends)?;
+    let (appends, appender) = appender::start(
+        Box::new(journal),
+        commands.clone(),
+        Arc::clone(&metrics),
+        space.clone(),
+    )?;
+    let (executor, ended) = Executor::start(service, outputs, clock, receiver, appends, space)?;
 
     let (stopping, stopped) = watch::channel(false);
     let ticker = tokio::spawn(tick(commands.clone()));
     let http_server = http_listener
         .map(|listener| tokio::spawn(http::serve(listener, commands.clone(), metrics, stopped.clone())));
+    let (end_archive, ending) = oneshot::channel();
     let (archive, archiver) = archiving::start(archiving::Parts {
         volume: format.volume,
         began: tail,
         buckets,
         reader,
         commands: commands.clone(),
-        stopped: stopped.clone(),
+        ending,
     });
     let server = tokio::spawn(streams::serve(listener, commands.clone(), stopped));
     if let Some(ready) = ready {
@@ -226,6 +240,13 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         failure = Some(ended.await.unwrap_or_else(|_| Some("its executor ended".into())));
     }
     drop(commands);
+    // Now that nothing more is committed, the rest of it goes to the buckets.
+    let ending = match failure {
+        Some(None) => Ending::StoreEverything,
+        Some(Some(_)) | None => Ending::AtOnce,
+    };
+    // It may have ended by itself, with an error that was told.
+    let _ = end_archive.send(ending);
     join("the archiver", archiver).await;
     if let Some(http_server) = http_server {
         join("the HTTP server", http_server).await;
@@ -250,7 +271,7 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
 }
 
 async fn join(what: &'static str, task: tokio::task::JoinHandle<()>) {
-    match tokio::time::timeout(STOP_DEADLINE, task).await {
+    match tokio::time::timeout(JOIN_DEADLINE, task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "{what} failed"),
         Err(_) => tracing::warn!("{what} did not stop in time"),

@@ -20,7 +20,8 @@
 //!
 //! # Failure cases
 //!
-//! A full journal fails the mutations of both uncommitted batches with `ENOSPC`; reads go on. Anything else that is wrong
+//! While the disk has little room left, what would make the tree grow is answered `ENOSPC`; removing goes on. A full journal
+//! fails the mutations of both uncommitted batches with `ENOSPC`; reads go on. Anything else that is wrong
 //! with journal, store or state stops the service for good ([`Output::Stop`]): a restart replays the journal.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -116,6 +117,11 @@ pub enum Input {
     Appended(Result<Tail, AppendError>),
     /// Time has passed: about every [`TICK`].
     Tick,
+    /// The disk of journal and view has little room left, or enough again.
+    Disk {
+        /// Nothing may grow.
+        is_low: bool,
+    },
     /// The archive has moved on: the last checkpoint, and the last record, that both buckets hold.
     Archived {
         /// Position of the checkpoint.
@@ -269,6 +275,8 @@ pub struct Service<V: ViewStore> {
     background: background::Background,
     checkpoint: Position,
     archived: Position,
+    /// The disk has little room left: what grows is refused.
+    disk_is_low: bool,
     numbers: Numbers,
     faults: faults::Faults,
     stopped: bool,
@@ -322,6 +330,7 @@ impl<V: ViewStore> Service<V> {
             background: background::Background::default(),
             checkpoint: Position::ZERO,
             archived: Position::ZERO,
+            disk_is_low: false,
             numbers: Numbers::default(),
             faults: faults::Faults::new(options.fault),
             stopped: false,
@@ -369,6 +378,7 @@ impl<V: ViewStore> Service<V> {
             Input::Disconnected { connection } => self.disconnected(connection),
             Input::Appended(result) => self.appended(result)?,
             Input::Tick => self.tick()?,
+            Input::Disk { is_low } => self.disk(is_low),
             Input::Archived { checkpoint, archived } => {
                 self.checkpoint = checkpoint;
                 self.archived = archived;

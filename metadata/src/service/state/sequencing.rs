@@ -1,5 +1,6 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
+use twinshore_protocol::operation::AllocateMode;
 use twinshore_protocol::{
     Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
 };
@@ -182,11 +183,19 @@ impl<V: ViewStore> Service<V> {
             caller: &caller,
             open: &open,
         };
+        let mut outcome = core::step(&view, &context, &operation)?;
+        if self.disk_is_low && !outcome.mutations.is_empty() && grows(&operation) {
+            outcome = core::Outcome {
+                result: Err(Errno::NoSpace),
+                mutations: Vec::new(),
+                changes: Vec::new(),
+            };
+        }
         let core::Outcome {
             result,
             mut mutations,
             changes,
-        } = core::step(&view, &context, &operation)?;
+        } = outcome;
         let depth = view.depth();
         let opened = self.note_opened(id, number, &operation, &result);
         let mutates = !mutations.is_empty();
@@ -242,6 +251,23 @@ impl<V: ViewStore> Service<V> {
             );
         }
         Some(inode)
+    }
+}
+
+/// Does the operation add to what is stored? On a disk that is nearly full these are refused; what takes away, replication's
+/// reports and the work of administrators go on.
+fn grows(operation: &Operation) -> bool {
+    match operation {
+        Operation::Allocate { mode, .. } => !matches!(mode, AllocateMode::PunchHole),
+        Operation::MakeNode { .. }
+        | Operation::MakeDirectory { .. }
+        | Operation::Create { .. }
+        | Operation::SymbolicLink { .. }
+        | Operation::Link { .. }
+        | Operation::Commit { .. }
+        | Operation::CopyRange { .. }
+        | Operation::SetExtendedAttribute { .. } => true,
+        _ => false,
     }
 }
 
