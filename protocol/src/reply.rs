@@ -132,6 +132,9 @@ pub enum Reply {
         /// There are no more.
         #[n(1)]
         complete: bool,
+        /// The directory that holds it: `..`. Of the root and of a directory without a name, itself.
+        #[n(2)]
+        parent: Option<InodeNumber>,
     },
     /// Extents of a range, in order, without overlap, clipped to the range. What is between them is a hole.
     #[n(6)]

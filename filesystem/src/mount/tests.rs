@@ -220,6 +220,69 @@ fn what_one_region_writes_the_other_reads_and_an_unmount_writes_everything_out()
     west.unmount();
 }
 
+/// The number that a listing shows for `..`.
+fn parent_as_listed(directory: &Path) -> u64 {
+    let directory = File::open(directory).unwrap();
+    rustix::fs::Dir::read_from(&directory)
+        .unwrap()
+        .map(Result::unwrap)
+        .find(|entry| entry.file_name() == c"..")
+        .expect("`..` is listed")
+        .ino()
+}
+
+#[test]
+fn a_listing_shows_the_parent_also_after_a_move_from_elsewhere() {
+    let world = World::new();
+    let (east, west) = (world.mount(Side::Primary), world.mount(Side::Target));
+    fs::create_dir_all(east.at("a/b")).unwrap();
+    fs::create_dir(east.at("c")).unwrap();
+    let number = |path: &str| fs::metadata(west.at(path)).unwrap().ino();
+    for _ in 0..2 {
+        assert_eq!(parent_as_listed(&west.at("a/b")), number("a"));
+        assert_eq!(parent_as_listed(&west.at("a")), number(""));
+    }
+    fs::rename(east.at("a/b"), east.at("c/b")).unwrap();
+    for mount in [&east, &west] {
+        assert_eq!(parent_as_listed(&mount.at("c/b")), number("c"));
+    }
+    assert_eq!(parent_as_listed(&west.path), number(""));
+    fs::rename(west.at("c/b"), west.at("b")).unwrap();
+    for mount in [&east, &west] {
+        assert_eq!(parent_as_listed(&mount.at("b")), number(""));
+    }
+    east.unmount();
+    west.unmount();
+}
+
+#[test]
+fn no_time_that_a_program_can_set_harms_the_mount() {
+    let world = World::new();
+    let mount = world.mount(Side::Primary);
+    let file = File::create(mount.at("file")).unwrap();
+    for seconds in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX] {
+        for nanoseconds in [0, 999_999_999] {
+            let time = rustix::fs::Timespec {
+                tv_sec: seconds,
+                tv_nsec: nanoseconds,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(&file, &times).unwrap();
+            let found = file.metadata().unwrap();
+            assert_eq!((found.atime(), found.mtime()), (seconds, seconds));
+        }
+    }
+    drop(file);
+    for index in 0..64 {
+        // Every reader thread still answers.
+        fs::write(mount.at(&index.to_string()), b"still served").unwrap();
+    }
+    mount.unmount();
+}
+
 #[test]
 fn the_calls_that_programs_make_do_what_a_local_file_system_does() {
     let world = World::new();

@@ -206,12 +206,20 @@ impl Caches {
                 }
                 self.drop_attributes(*parent);
                 self.drop_attributes(*new_parent);
-                self.learn(moved);
-                if let Some(replaced) = replaced {
-                    self.learn(replaced);
+                for attributes in std::iter::once(moved).chain(replaced) {
+                    self.learn(attributes);
+                    self.inodes.get(attributes.inode).state().learn_parent(None);
                 }
             }
-            (Operation::ReadDirectory { directory, after, .. }, Reply::Directory { entries, complete }) => {
+            (
+                Operation::ReadDirectory { directory, after, .. },
+                Reply::Directory {
+                    entries,
+                    complete,
+                    parent,
+                },
+            ) => {
+                self.inodes.get(*directory).state().learn_parent(*parent);
                 for attributes in entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
                     self.learn(attributes);
                 }
@@ -353,7 +361,13 @@ impl Caches {
 
     fn drop_item(&self, item: &Invalidation) {
         match item {
-            Invalidation::Attributes(inode) => self.drop_attributes(*inode),
+            Invalidation::Attributes(inode) => {
+                if let Some(inode) = self.inodes.find(*inode) {
+                    let mut state = inode.state();
+                    state.drop_attributes();
+                    state.learn_parent(None);
+                }
+            }
             Invalidation::Content(inode) => {
                 if let Some(inode) = self.inodes.find(*inode) {
                     inode.state().drop_content();

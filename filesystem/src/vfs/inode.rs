@@ -45,6 +45,9 @@ pub struct InodeState {
     /// The target of a symbolic link: it never changes.
     pub link_target: Option<Bytes>,
     extended_attributes: BTreeMap<Bytes, Result<Bytes, Errno>>,
+    /// The directory that holds this one. Known while the service has this client for a holder of the attributes: a move
+    /// changes them, and their invalidation ends this too. Own operations that make them unknown do not.
+    parent: Option<InodeNumber>,
     /// Unwritten data.
     pub dirty: Dirty,
     /// What happened to unwritten data, until a `write`, `fsync` or `close` has told it.
@@ -73,6 +76,7 @@ impl Inode {
                 extents: ExtentCache::default(),
                 link_target: None,
                 extended_attributes: BTreeMap::new(),
+                parent: None,
                 dirty: Dirty::new(Instant::now()),
                 error: None,
                 handles: 0,
@@ -121,9 +125,20 @@ impl InodeState {
         self.extended_attributes.clear();
     }
 
+    /// A listing has told which directory holds this one, or it has been moved.
+    pub fn learn_parent(&mut self, parent: Option<InodeNumber>) {
+        self.parent = parent.filter(|_| self.attributes.is_some());
+    }
+
+    /// The directory that holds this one, if it is known.
+    pub fn parent(&self) -> Option<InodeNumber> {
+        self.parent
+    }
+
     /// Neither is anything else. What was written stays.
     pub fn drop_content(&mut self) {
         self.drop_attributes();
+        self.parent = None;
         self.extents = ExtentCache::default();
         self.pages_version = None;
     }

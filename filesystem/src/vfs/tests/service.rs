@@ -527,7 +527,16 @@ impl State {
                 let complete = entries
                     .last()
                     .is_none_or(|last| last.cookie == names.len() as u64 + 9);
-                Ok(Reply::Directory { entries, complete })
+                let parent = self
+                    .nodes
+                    .iter()
+                    .find(|(_, node)| node.names.values().any(|inode| inode == directory))
+                    .map_or(*directory, |(parent, _)| *parent);
+                Ok(Reply::Directory {
+                    entries,
+                    complete,
+                    parent: Some(parent),
+                })
             }
             Operation::GetExtents {
                 inode,

@@ -494,7 +494,10 @@ impl World {
                 limit,
                 with_attributes: true,
             };
-            let Reply::Directory { entries, complete } = self.run(&asked).unwrap() else {
+            let Reply::Directory {
+                entries, complete, ..
+            } = self.run(&asked).unwrap()
+            else {
                 panic!()
             };
             for entry in entries {

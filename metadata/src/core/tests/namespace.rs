@@ -252,7 +252,10 @@ fn a_listing_goes_on_while_the_directory_changes() {
             limit: 7,
             with_attributes: false,
         };
-        let Reply::Directory { entries, complete } = world.run(&asked).unwrap() else {
+        let Reply::Directory {
+            entries, complete, ..
+        } = world.run(&asked).unwrap()
+        else {
             panic!()
         };
         for entry in entries {
