@@ -178,8 +178,12 @@ pub(super) fn answer_plus_page(
     let mut used = 0;
     for (cookie, name, number) in [(1, ".", directory), (2, "..", page.parent)] {
         if offset < cookie {
-            // The kernel takes neither attributes nor names of these two into its caches.
-            let attributes = convert::attributes(&page.directory.attributes);
+            // The kernel takes neither attributes nor names of these two into its caches. What it shows is the number in the
+            // attributes.
+            let attributes = fuser::FileAttr {
+                ino: node(number),
+                ..convert::attributes(&page.directory.attributes)
+            };
             let _ = reply.add(
                 node(number),
                 cookie,

@@ -22,6 +22,7 @@ use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::session::{GrpcTransport, SessionOptions};
 use twinshore_protocol::{Side, Timestamp, VolumeId};
 use twinshore_storage::bucket::Bucket;
+use twinshore_storage::fault::{Faults, FaultyBucket};
 use twinshore_storage::memory::MemoryBucket;
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
@@ -70,6 +71,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(
+            Durability::Close,
+            [Arc::new(MemoryBucket::new()), Arc::new(MemoryBucket::new())],
+        )
+    }
+
+    fn with(durability: Durability, buckets: [Arc<dyn Bucket>; 2]) -> Self {
+        let mut format = format();
+        format.settings.durability = durability;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(4)
             .enable_all()
@@ -77,7 +87,7 @@ impl World {
             .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("metadata");
-        create_volume(&data, &format(), VolumeLimits::default()).unwrap();
+        create_volume(&data, &format, VolumeLimits::default()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, addresses) = oneshot::channel();
         let mut options = ServeOptions::new(data, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -88,7 +98,6 @@ impl World {
                 .unwrap();
         });
         let address = runtime.block_on(addresses).unwrap().listen;
-        let buckets: [Arc<dyn Bucket>; 2] = [Arc::new(MemoryBucket::new()), Arc::new(MemoryBucket::new())];
         Self {
             runtime,
             directory,
@@ -217,6 +226,48 @@ fn what_one_region_writes_the_other_reads_and_an_unmount_writes_everything_out()
     drop(open);
     east.unmount();
     assert!(fs::read(west.at("a/b/large")).unwrap() == large);
+    west.unmount();
+}
+
+#[test]
+fn at_durability_fsync_closing_a_new_file_does_not_wait_and_the_other_region_reads_all_of_it() {
+    let buckets: [FaultyBucket; 2] =
+        [1, 2].map(|seed| FaultyBucket::new(Arc::new(MemoryBucket::new()), seed));
+    let world = World::with(
+        Durability::Fsync,
+        buckets.clone().map(|bucket| Arc::new(bucket) as Arc<dyn Bucket>),
+    );
+    let (east, west) = (world.mount(Side::Primary), world.mount(Side::Target));
+    let slow = Faults {
+        hanging: true,
+        ..Faults::default()
+    };
+    for bucket in &buckets {
+        bucket.set(slow);
+    }
+    let content = pattern(1 << 20);
+    // Returns although no bucket takes anything.
+    fs::write(east.at("file"), &content).unwrap();
+    let (tell, told) = mpsc::channel();
+    let path = west.at("file");
+    let reader = std::thread::spawn(move || tell.send(fs::read(path)));
+    assert!(told.try_recv().is_err());
+    for bucket in &buckets {
+        bucket.set(Faults::default());
+    }
+    let found = told.recv_timeout(LONG).expect("the reader is answered").unwrap();
+    assert!(found == content, "{} bytes", found.len());
+    reader.join().unwrap().unwrap();
+    // Again and again, without waiting: what was closed is what the other side reads.
+    for number in 0..50_usize {
+        let (name, content) = (format!("file{number}"), pattern(number * 997));
+        fs::write(east.at(&name), &content).unwrap();
+        assert!(fs::read(west.at(&name)).unwrap() == content, "{name}");
+        // The other side knows it now: its next content must be there when it is closed.
+        fs::write(east.at(&name), name.as_bytes()).unwrap();
+        assert_eq!(fs::read(west.at(&name)).unwrap(), name.as_bytes());
+    }
+    east.unmount();
     west.unmount();
 }
 

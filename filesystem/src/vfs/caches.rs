@@ -163,7 +163,11 @@ impl Caches {
                     truncate,
                     ..
                 },
-                Reply::Created { attributes, new },
+                Reply::Created {
+                    attributes,
+                    new,
+                    private,
+                },
             ) => {
                 if *new {
                     self.made(*parent, name, attributes);
@@ -172,6 +176,7 @@ impl Caches {
                     self.named(*parent, name, attributes.inode);
                 }
                 self.opened(attributes, *new || *truncate);
+                self.inodes.get(attributes.inode).state().private = *private;
             }
             (Operation::Open { truncate, .. }, Reply::Attributes(attributes)) => {
                 self.learn(attributes);
@@ -383,6 +388,18 @@ impl Caches {
         }
     }
 
+    /// The files of these items that were private to this client and are no longer: somebody else waits for what was written to
+    /// them. From now on closing them waits.
+    fn no_longer_private(&self, items: &[Invalidation]) -> Vec<Arc<Inode>> {
+        let content = items.iter().filter_map(|item| match item {
+            Invalidation::Content(inode) | Invalidation::Everything(inode) => self.inodes.find(*inode),
+            Invalidation::Attributes(_) | Invalidation::Entry(..) => None,
+        });
+        content
+            .filter(|inode| std::mem::take(&mut inode.state().private))
+            .collect()
+    }
+
     /// The item as the kernel knows it, if it can know it.
     fn for_kernel(&self, item: Invalidation) -> Option<Invalidation> {
         Some(match item {
@@ -410,6 +427,7 @@ impl SessionHandler for Caches {
     }
 
     fn invalidated(&self, number: u64, items: Vec<Invalidation>) {
+        let recalled = self.no_longer_private(&items);
         for item in &items {
             self.drop_item(item);
         }
@@ -422,7 +440,7 @@ impl SessionHandler for Caches {
             items,
             Box::new(move || {
                 if let Some(core) = core.and_then(|core| core.upgrade()) {
-                    core.session.acknowledge(number);
+                    core.acknowledge_when_stored(number, recalled);
                 }
             }),
         );
@@ -455,6 +473,7 @@ impl SessionHandler for Caches {
             }
             state.opens_replied = 0;
             state.opens_sent = 0;
+            state.private = false;
             let is_open = state.handles > 0 && !state.stale;
             drop(state);
             self.budget.adjust(before, 0);

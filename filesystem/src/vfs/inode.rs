@@ -58,6 +58,8 @@ pub struct InodeState {
     pub opens_sent: u32,
     /// Opens that the service counted according to its replies.
     pub opens_replied: u32,
+    /// No other session knows of the file: at durability `fsync`, closing it does not wait for what was written.
+    pub private: bool,
     /// The inode vanished with a session that was lost: handles answer `ESTALE`.
     pub stale: bool,
     /// The version of the content that the kernel's pages are of, as far as known.
@@ -82,6 +84,7 @@ impl Inode {
                 handles: 0,
                 opens_sent: 0,
                 opens_replied: 0,
+                private: false,
                 stale: false,
                 pages_version: None,
                 streams: ReadStreams::default(),

@@ -168,7 +168,7 @@ impl Core {
             .inodes
             .find(directory)
             .and_then(|inode| inode.state().parent());
-        if parent.is_none() {
+        if parent.is_none() && kernel != InodeNumber::ROOT {
             return;
         }
         // One message for all attributes is better than a look-up for each.

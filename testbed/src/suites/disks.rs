@@ -70,7 +70,11 @@ async fn start(
 }
 
 async fn mount(context: &Context, name: &str, at: &Path, more: &[&str]) -> Result<Extra, Failure> {
-    fs::create_dir_all(at).map_err(Failure::io("make a mount point"))?;
+    match fs::create_dir(at) {
+        // Perhaps with a dead mount on it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(Failure::io("make a mount point"))?,
+    }
     let mut arguments: Vec<OsString> = vec!["mount".into(), "--foreground".into()];
     arguments.extend(more.iter().map(OsString::from));
     arguments.push(at.into());

@@ -32,6 +32,7 @@ pub async fn run(context: &mut Context) -> Result<(), Failure> {
     disks::damaged_cache(context).await?;
     disks::dead_mount_point(context).await?;
     disks::full_metadata_disk(context).await?;
+    metadata_of_another_volume(context).await?;
     let found = read_file(&keeper).await?;
     ensure(found == b"still here", || {
         "what was there before is damaged".to_owned()
@@ -122,7 +123,11 @@ async fn metadata_that_exists(context: &Context) -> Result<(), Failure> {
     )?;
     // The refusal came before the bucket was marked: it can be used with another directory.
     create(context, "second-attempt", &[&url]).success().await?;
-    // A bucket of one volume and the metadata of another.
+    Ok(())
+}
+
+/// A bucket of one volume and the metadata of another, which [`metadata_that_exists`] has made.
+async fn metadata_of_another_volume(context: &Context) -> Result<(), Failure> {
     let output = context
         .regions
         .twinshore(PATIENCE)

@@ -449,6 +449,7 @@ impl State {
                 Ok(Reply::Created {
                     attributes: self.node(inode)?.attributes,
                     new: made,
+                    private: made && self.durability == Durability::Fsync,
                 })
             }
             Operation::Unlink { parent, name } => {

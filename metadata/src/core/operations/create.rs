@@ -265,6 +265,7 @@ pub fn create(
         return Ok(Reply::Created {
             attributes,
             new: true,
+            private: false,
         });
     };
     if exclusive {
@@ -285,5 +286,6 @@ pub fn create(
     Ok(Reply::Created {
         attributes: row.attributes,
         new: false,
+        private: false,
     })
 }

@@ -256,6 +256,7 @@ impl World {
             Reply::Created {
                 attributes,
                 new: true,
+                ..
             } => Ok(attributes),
             other => panic!("{other:?}"),
         }

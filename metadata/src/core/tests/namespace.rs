@@ -301,7 +301,7 @@ fn create_finds_what_exists_unless_it_must_not() {
             truncate,
         });
         result.map(|reply| match reply {
-            Reply::Created { attributes, new } => (attributes.inode, attributes.size_bytes, new),
+            Reply::Created { attributes, new, .. } => (attributes.inode, attributes.size_bytes, new),
             other => panic!("{other:?}"),
         })
     };

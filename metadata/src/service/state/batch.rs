@@ -201,6 +201,7 @@ impl<V: ViewStore> Service<V> {
                 Entry::Reply(held) => {
                     if let Some(inode) = held.opened {
                         self.opens.release(held.session, inode);
+                        self.unblock |= self.private.release(held.session, inode);
                     }
                     self.unmark_removed(&held);
                     if held.mutates {

@@ -53,6 +53,7 @@ pub mod leases;
 pub mod locks;
 mod numbers;
 pub mod opens;
+mod private;
 mod recall;
 mod sequencing;
 mod session;
@@ -271,6 +272,11 @@ pub struct Service<V: ViewStore> {
     grace: bool,
     /// Lock requests that wait for the end of grace.
     parked: Vec<soft::Parked>,
+    private: private::PrivateFiles,
+    /// Requests that wait for holders of private files.
+    blocked: Vec<private::Blocked>,
+    /// Something has changed that blocked requests may wait for.
+    unblock: bool,
     tasks: Tasks,
     background: background::Background,
     checkpoint: Position,
@@ -326,6 +332,9 @@ impl<V: ViewStore> Service<V> {
             waits: BTreeMap::new(),
             next_wait: 1,
             parked: Vec::new(),
+            private: private::PrivateFiles::default(),
+            blocked: Vec::new(),
+            unblock: false,
             tasks: Tasks::default(),
             background: background::Background::default(),
             checkpoint: Position::ZERO,
@@ -384,6 +393,7 @@ impl<V: ViewStore> Service<V> {
                 self.archived = archived;
             }
         }
+        self.run_blocked()?;
         self.flush()
     }
 

@@ -1,5 +1,6 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
+use twinshore_protocol::format::Durability;
 use twinshore_protocol::operation::AllocateMode;
 use twinshore_protocol::{
     Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
@@ -191,18 +192,22 @@ impl<V: ViewStore> Service<V> {
                 changes: Vec::new(),
             };
         }
+        let depth = view.depth();
+        if self.block(id, number, &caller, &operation, &outcome.result) {
+            return Ok(());
+        }
         let core::Outcome {
-            result,
+            mut result,
             mut mutations,
             changes,
         } = outcome;
-        let depth = view.depth();
         let opened = self.note_opened(id, number, &operation, &result);
         let mutates = !mutations.is_empty();
         if mutates {
             if let (Ok(reply), true) = (&result, mutation) {
                 mutations.push(results::remember(id, number, reply));
             }
+            self.make_private(id, &mut result);
             self.faults.tamper(&mut mutations);
             self.filling.add_mutations(&mutations);
         }
@@ -223,6 +228,21 @@ impl<V: ViewStore> Service<V> {
             self.hold(if mutates { Depth::Filling } else { depth }, held);
         }
         Ok(())
+    }
+
+    /// At durability `fsync` a new file is private to its maker. Told in the first reply only: who asks again has missed what
+    /// came in between.
+    fn make_private(&mut self, id: SessionId, result: &mut Result<Reply, Errno>) {
+        if self.format.settings.durability == Durability::Fsync
+            && let Ok(Reply::Created {
+                attributes,
+                new: true,
+                private,
+            }) = result
+        {
+            *private = true;
+            self.private.hold(id, attributes.inode);
+        }
     }
 
     /// Counts an open as soon as it is executed: an unlink right after it must see it.

@@ -343,6 +343,7 @@ impl World {
             Ok(Reply::Created {
                 attributes,
                 new: true,
+                ..
             }) => attributes.inode,
             other => panic!("not created but {other:?}"),
         }
