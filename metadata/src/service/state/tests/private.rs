@@ -91,12 +91,12 @@ fn a_released_file_and_one_whose_maker_is_gone_are_told_of_at_once() {
     let mut world = at_durability_fsync();
     let (mut maker, mut reader) = (world.client(), world.client());
     let inode = private(&mut world, &mut maker, "a");
+    private(&mut world, &mut maker, "b");
     assert_eq!(
         world.get(&mut maker, Operation::Release { inode }),
         Ok(Reply::Done)
     );
     assert!(matches!(world.get(&mut reader, lookup("a")), Ok(Reply::Entry(_))));
-    private(&mut world, &mut maker, "b");
     let number = world.ask(&mut reader, lookup("b"));
     assert_eq!(world.reply(&reader, number), None);
     world.pass(Duration::from_secs(70), std::slice::from_ref(&reader));
