@@ -161,7 +161,7 @@ pub enum CompressionArgument {
 pub enum DurabilityArgument {
     /// `close` and `fsync` return when data and metadata are durable in the near region.
     Close,
-    /// `fsync` does; `close` does not wait.
+    /// `fsync` does; closing a new file does not wait, and who reads it elsewhere waits until it is stored.
     Fsync,
 }
 

@@ -243,7 +243,7 @@ fn at_durability_fsync_closing_a_new_file_does_not_wait_and_the_other_region_rea
         ..Faults::default()
     };
     for bucket in &buckets {
-        bucket.set(slow);
+        bucket.set(slow.clone());
     }
     let content = pattern(1 << 20);
     // Returns although no bucket takes anything.

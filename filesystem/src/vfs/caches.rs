@@ -23,7 +23,7 @@ use super::core::Core;
 use super::entries::{EntryCache, Name};
 use super::extents::ExtentCache;
 use super::held_locks::HeldLocks;
-use super::inode::{Inode, lock};
+use super::inode::{Inode, Privacy, lock};
 use super::inodes::Inodes;
 use super::interface::{KernelInvalidator, TaskRunner};
 
@@ -176,7 +176,9 @@ impl Caches {
                     self.named(*parent, name, attributes.inode);
                 }
                 self.opened(attributes, *new || *truncate);
-                self.inodes.get(attributes.inode).state().private = *private;
+                if *private {
+                    self.inodes.get(attributes.inode).state().privacy = Privacy::Private;
+                }
             }
             (Operation::Open { truncate, .. }, Reply::Attributes(attributes)) => {
                 self.learn(attributes);
@@ -396,7 +398,14 @@ impl Caches {
             Invalidation::Attributes(_) | Invalidation::Entry(..) => None,
         });
         content
-            .filter(|inode| std::mem::take(&mut inode.state().private))
+            .filter(|inode| {
+                let mut state = inode.state();
+                let recalled = state.privacy != Privacy::Shared;
+                if recalled {
+                    state.privacy = Privacy::Recalled;
+                }
+                recalled
+            })
             .collect()
     }
 
@@ -473,7 +482,7 @@ impl SessionHandler for Caches {
             }
             state.opens_replied = 0;
             state.opens_sent = 0;
-            state.private = false;
+            state.privacy = Privacy::Shared;
             let is_open = state.handles > 0 && !state.stale;
             drop(state);
             self.budget.adjust(before, 0);

@@ -13,7 +13,7 @@ use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Opera
 use super::Vfs;
 use super::core::{Core, HandleState, unexpected};
 use super::dirty::OPEN_RANGES_MAX;
-use super::inode::{Inode, InodeState, lock};
+use super::inode::{Inode, InodeState, Privacy, lock};
 use super::interface::{Attributed, Handle, OpenFlags, Opened};
 use super::write_out::Urgency;
 
@@ -232,7 +232,7 @@ impl Vfs {
         // Whoever gets the lock next must see what was written under it. A file that others know must be stored when `close`
         // returns, as they will not ask.
         let may_wait = !locked
-            && inode.state().private
+            && inode.state().privacy == Privacy::Private
             && core.session.format().settings.durability == Durability::Fsync;
         let flushed = if may_wait {
             core.write_out_in_background(&inode);
@@ -317,7 +317,7 @@ impl Core {
             return;
         }
         // The service forgets it with the release.
-        state.private = false;
+        state.privacy = Privacy::Shared;
         for _ in 0..std::mem::take(&mut state.opens_sent) {
             drop(
                 self.session
@@ -425,6 +425,7 @@ impl Core {
         self.runtime.spawn(async move {
             for inode in recalled {
                 core.write_out(&inode, Urgency::Flush).await;
+                inode.state().privacy = Privacy::Shared;
             }
             core.session.acknowledge(number);
         });

@@ -35,6 +35,19 @@ pub struct Inode {
     pub progress: Notify,
 }
 
+/// Whether other sessions can know of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privacy {
+    /// They can.
+    #[default]
+    Shared,
+    /// They cannot: at durability `fsync`, closing it does not wait for what was written.
+    Private,
+    /// Somebody waits until what was written while it was private is stored. Closing it waits; so does the acknowledgement of
+    /// every invalidation until then, as the service tells again after a broken stream.
+    Recalled,
+}
+
 /// What stands behind the lock.
 #[derive(Debug)]
 pub struct InodeState {
@@ -58,8 +71,8 @@ pub struct InodeState {
     pub opens_sent: u32,
     /// Opens that the service counted according to its replies.
     pub opens_replied: u32,
-    /// No other session knows of the file: at durability `fsync`, closing it does not wait for what was written.
-    pub private: bool,
+    /// Whether another session can know of the file.
+    pub privacy: Privacy,
     /// The inode vanished with a session that was lost: handles answer `ESTALE`.
     pub stale: bool,
     /// The version of the content that the kernel's pages are of, as far as known.
@@ -84,7 +97,7 @@ impl Inode {
                 handles: 0,
                 opens_sent: 0,
                 opens_replied: 0,
-                private: false,
+                privacy: Privacy::Shared,
                 stale: false,
                 pages_version: None,
                 streams: ReadStreams::default(),
