@@ -137,6 +137,14 @@ pub struct ServiceArguments {
     pub address: String,
 }
 
+/// How long to wait for a metadata service that is not up yet.
+#[derive(Debug, Args, Clone, Copy)]
+pub struct PatienceArguments {
+    /// Wait so long for a metadata service that does not answer yet, then give up; 0 gives up at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub wait_service: u64,
+}
+
 /// How content is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CompressionArgument {
@@ -153,7 +161,7 @@ pub enum CompressionArgument {
 pub enum DurabilityArgument {
     /// `close` and `fsync` return when data and metadata are durable in the near region.
     Close,
-    /// `fsync` does; `close` does not wait.
+    /// `fsync` does; closing a new file does not wait, and who reads it elsewhere waits until it is stored.
     Fsync,
 }
 
@@ -214,7 +222,7 @@ pub struct VolumeCreateArguments {
     /// How many days removed files can be restored; 0 removes at once.
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
     pub trash_days: u64,
-    /// Limit of the volume in bytes.
+    /// Limit of the volume in bytes; `twinshore quota set /` changes it later.
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub capacity: Option<u64>,
     /// Limit of the volume in inodes.
@@ -311,6 +319,9 @@ pub struct WorkerArguments {
     /// The service.
     #[command(flatten)]
     pub service: ServiceArguments,
+    /// Whether to wait for it.
+    #[command(flatten)]
+    pub patience: PatienceArguments,
     /// This worker runs in the target region: its near bucket is the target's.
     #[arg(long)]
     pub flip: bool,
@@ -334,6 +345,9 @@ pub struct MountArguments {
     /// The service.
     #[command(flatten)]
     pub service: ServiceArguments,
+    /// Whether to wait for it.
+    #[command(flatten)]
+    pub patience: PatienceArguments,
     /// This mount is in the target region: its near bucket is the target's.
     #[arg(long)]
     pub flip: bool,

@@ -119,6 +119,11 @@ pub enum Reply {
         /// It did not exist before.
         #[n(1)]
         new: bool,
+        /// No other session knows of it: at durability `fsync` it may be closed before what was written to it is stored, as
+        /// long as the session has not been told to drop its content, and has not released it.
+        #[n(2)]
+        #[cbor(default)]
+        private: bool,
     },
     /// A symbolic link's target or an extended attribute's value.
     #[n(4)]
@@ -132,6 +137,9 @@ pub enum Reply {
         /// There are no more.
         #[n(1)]
         complete: bool,
+        /// The directory that holds it: `..`. Of the root and of a directory without a name, itself.
+        #[n(2)]
+        parent: Option<InodeNumber>,
     },
     /// Extents of a range, in order, without overlap, clipped to the range. What is between them is a hole.
     #[n(6)]

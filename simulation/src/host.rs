@@ -142,6 +142,7 @@ fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String>
         &context,
         &Maintenance::CreateVolume {
             format: format.clone(),
+            limits: core::VolumeLimits::default(),
         },
     )
     .map_err(|error| error.to_string())?;

@@ -1,16 +1,18 @@
 //! A short session of a command with the metadata service.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use twinshore_protocol::format::VolumeFormat;
-use twinshore_protocol::message::{Invalidation, Reclaim, Role, SessionDescription};
-use twinshore_protocol::session::{Session, SessionHandler, SessionOptions, WithoutCaches};
+use twinshore_protocol::message::{Invalidation, Reclaim, Refusal, Role, SessionDescription};
+use twinshore_protocol::session::{
+    Backoff, ConnectError, Session, SessionHandler, SessionOptions, TransportError, WithoutCaches,
+};
 use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Operation, Reply, Side};
 
-use crate::arguments::ServiceArguments;
-use crate::error::CommandError;
+use crate::arguments::{PatienceArguments, ServiceArguments};
+use crate::error::{CommandError, with_causes};
 
 /// How long a command waits for one answer: a person's patience.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,6 +36,38 @@ impl Client {
     /// Opens a session.
     pub async fn connect(service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
         Self::connect_with(service, purpose, Arc::new(WithoutCaches)).await
+    }
+
+    /// Opens a session with a service that may not be up yet: tries again until the patience has ended, and says so. What
+    /// waiting cannot change (another volume, another version) fails at once.
+    pub async fn connect_patiently(
+        service: &ServiceArguments,
+        patience: PatienceArguments,
+        who: &str,
+    ) -> Result<Self, CommandError> {
+        let limit = Duration::from_secs(patience.wait_service);
+        let deadline = Instant::now() + limit;
+        let mut backoff = Backoff::new(u64::from(std::process::id()));
+        let mut told = false;
+        loop {
+            let error = match Self::connect(service, &format!("{who} start")).await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            let pause = backoff.pause();
+            if !may_change(&error) || Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut told, true) {
+                // On standard output: in the background standard error is the log.
+                println!(
+                    "{who}: waiting up to {} s: {}",
+                    limit.as_secs(),
+                    with_causes(&error)
+                );
+            }
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Opens a session that also tells of changed settings.
@@ -126,6 +160,22 @@ impl Client {
     /// Ends the session.
     pub async fn close(self) {
         self.session.close().await;
+    }
+}
+
+/// Can another attempt succeed?
+fn may_change(error: &CommandError) -> bool {
+    let CommandError::Connect { source, .. } = error else {
+        return false;
+    };
+    match source {
+        ConnectError::Transport(TransportError::Unreachable { .. }) | ConnectError::NoAnswer(_) => true,
+        ConnectError::Transport(TransportError::Address { .. }) => false,
+        // A service that starts, or one that is about to hand over; sessions come and go.
+        ConnectError::Refused(Refusal::Behind | Refusal::TooManySessions { .. }) => true,
+        ConnectError::Refused(
+            Refusal::OtherVolume { .. } | Refusal::SessionExpired | Refusal::Version { .. },
+        ) => false,
     }
 }
 

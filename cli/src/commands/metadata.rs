@@ -1,18 +1,25 @@
 //! `twinshore metadata`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use twinshore_metadata::archive::ArchiveHandle;
+use tokio::time::timeout;
+use twinshore_metadata::archive::marker::verify_bucket;
+use twinshore_metadata::archive::{ArchiveHandle, MarkerError};
 use twinshore_metadata::journal::directory::read_volume;
 use twinshore_metadata::service::shell::{Ready, ServeOptions, serve};
-
-use twinshore_protocol::Side;
+use twinshore_protocol::{Side, VolumeId};
+use twinshore_storage::bucket::Bucket;
 
 use super::client::Client;
 use crate::arguments::{BucketArguments, MetadataArguments, ServiceArguments};
 use crate::buckets;
 use crate::error::CommandError;
+
+/// How long a start waits for a bucket to say whose it is.
+const MARKER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Serves a volume until it is asked to stop.
 pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
@@ -29,11 +36,13 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
             dir.display()
         ))
     })?;
+    let opened = buckets::open_both(&format.settings, &buckets).await?;
+    refuse_foreign_buckets(&opened, format.volume).await?;
     let (ready, is_ready) = oneshot::channel();
     let options = ServeOptions {
         volume: Some(format.volume),
         http,
-        buckets: buckets::open_both(&format.settings, &buckets).await?,
+        buckets: opened,
         ready: Some(ready),
         ..ServeOptions::new(dir, listen)
     };
@@ -73,6 +82,29 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
     Box::pin(serve(options, stop))
         .await
         .map_err(CommandError::failed(what))
+}
+
+/// A bucket of another volume is a mistake in the arguments: nothing would ever be archived there. What a bucket does not answer
+/// soon is left to the archive, which goes on asking: a bucket that is down keeps no service from starting.
+async fn refuse_foreign_buckets(
+    buckets: &[Option<Arc<dyn Bucket>>; 2],
+    volume: VolumeId,
+) -> Result<(), CommandError> {
+    for (side, bucket) in Side::BOTH.into_iter().zip(buckets) {
+        let Some(bucket) = bucket else { continue };
+        match timeout(MARKER_PATIENCE, verify_bucket(&**bucket, volume)).await {
+            Ok(Err(error @ MarkerError::OtherVolume { .. })) => {
+                return Err(CommandError::failed(format!(
+                    "use the bucket of the {side} region"
+                ))(error));
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%side, error = crate::error::with_causes(&error), "nothing is archived yet");
+            }
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives the archive other buckets when the volume's settings or the credentials change. The service tells this process of

@@ -90,9 +90,12 @@ fn go_to_background(arguments: &MountArguments) -> Result<(), CommandError> {
         .map_err(CommandError::failed(what()))?;
     let lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
     for line in lines.into_iter().flatten() {
-        if line.map_err(CommandError::failed(what()))? == READY_LINE {
+        let line = line.map_err(CommandError::failed(what()))?;
+        if line == READY_LINE {
             return Ok(());
         }
+        // Why it takes so long.
+        eprintln!("{line}");
     }
     let status = child.wait().map_err(CommandError::failed(what()))?;
     let said = std::fs::read(&arguments.log_file).unwrap_or_default();
@@ -192,7 +195,7 @@ async fn connect(
     arguments: &MountArguments,
     notifier: Arc<KernelNotifier>,
 ) -> Result<Connected, CommandError> {
-    let client = Client::connect(&arguments.service, "mount start").await?;
+    let client = Client::connect_patiently(&arguments.service, arguments.patience, "mount").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
     let near = if arguments.flip {

@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use twinshore_metadata::archive;
+use twinshore_metadata::core::VolumeLimits;
+use twinshore_metadata::journal::directory::{DirectoryOptions, UnfinishedDirectory};
+use twinshore_metadata::service::shell::create_volume;
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
 };
@@ -68,25 +71,21 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         settings,
     };
     buckets::check_different(&format.settings)?;
+    let in_directory = || format!("create the metadata in {}", arguments.metadata_dir.display());
     let opened = buckets::open_and_check(&format.settings, &arguments.credentials).await?;
+    // Before the buckets are marked: a mark of a volume that does not come about would keep the next attempt from them.
+    UnfinishedDirectory::begin(&arguments.metadata_dir, DirectoryOptions::default())
+        .map_err(CommandError::failed(in_directory()))?;
     for (side, bucket) in Side::BOTH.into_iter().zip(opened) {
         if let Some(bucket) = bucket {
             claim(&*bucket, side, &format).await?;
         }
     }
-    twinshore_metadata::service::shell::create_volume(&arguments.metadata_dir, &format).map_err(
-        CommandError::failed(format!(
-            "create the metadata in {}",
-            arguments.metadata_dir.display()
-        )),
-    )?;
-    if arguments.capacity.is_some() || arguments.inodes.is_some() {
-        println!(
-            "volume: set the limits when the service runs: twinshore quota set / --size {} --inodes {}",
-            arguments.capacity.unwrap_or(0),
-            arguments.inodes.unwrap_or(0)
-        );
-    }
+    let limits = VolumeLimits {
+        bytes: arguments.capacity,
+        inodes: arguments.inodes,
+    };
+    create_volume(&arguments.metadata_dir, &format, limits).map_err(CommandError::failed(in_directory()))?;
     println!("volume: created {} ({})", format.name, format.volume);
     println!(
         "next: twinshore metadata --dir {}",

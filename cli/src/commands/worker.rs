@@ -20,12 +20,13 @@ const REQUEST_DEADLINE: Duration = Duration::from_mins(1);
 pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
     let WorkerArguments {
         service,
+        patience,
         flip,
         slots,
         buffer_size,
         buckets,
     } = arguments;
-    let client = Client::connect(&service, "worker start").await?;
+    let client = Client::connect_patiently(&service, patience, "worker").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
     let near = if flip { Side::Target } else { Side::Primary };

@@ -680,6 +680,7 @@ impl Filesystem for Adapter {
         {
             let page = PlusPage {
                 directory,
+                parent: page.parent,
                 entries: page.entries,
             };
             self.freshness().answer(since, |verdict| {

@@ -140,10 +140,9 @@ pub(super) fn answer_page(
     page: &DirectoryPage,
 ) {
     let mut used = 0;
-    for (cookie, name) in [(1, "."), (2, "..")] {
+    for (cookie, name, number) in [(1, ".", directory), (2, "..", page.parent)] {
         if offset < cookie {
-            // The parent is not known here; the kernel resolves `..` itself, this number only shows in `ls -i`.
-            let _ = reply.add(node(directory), cookie, fuser::FileType::Directory, name);
+            let _ = reply.add(node(number), cookie, fuser::FileType::Directory, name);
             used += 32;
         }
     }
@@ -162,6 +161,8 @@ pub(super) fn answer_page(
 pub(super) struct PlusPage {
     /// The directory itself.
     pub(super) directory: Attributed,
+    /// `..`.
+    pub(super) parent: InodeNumber,
     /// Its entries.
     pub(super) entries: Vec<ListedEntry>,
 }
@@ -175,12 +176,16 @@ pub(super) fn answer_plus_page(
     max: Duration,
 ) {
     let mut used = 0;
-    for (cookie, name) in [(1, "."), (2, "..")] {
+    for (cookie, name, number) in [(1, ".", directory), (2, "..", page.parent)] {
         if offset < cookie {
-            // The kernel takes neither attributes nor names of these two into its caches.
-            let attributes = convert::attributes(&page.directory.attributes);
+            // The kernel takes neither attributes nor names of these two into its caches. What it shows is the number in the
+            // attributes.
+            let attributes = fuser::FileAttr {
+                ino: node(number),
+                ..convert::attributes(&page.directory.attributes)
+            };
             let _ = reply.add(
-                node(directory),
+                node(number),
                 cookie,
                 name,
                 &Duration::ZERO,
@@ -221,8 +226,13 @@ pub(super) async fn plus_page(
     let page = vfs
         .list(caller.clone(), directory, handle, offset, PLUS_PAGE_ENTRIES, true)
         .await?;
-    let mut entries = Vec::with_capacity(page.entries.len());
-    for mut entry in page.entries {
+    let DirectoryPage {
+        entries: listed,
+        parent,
+        ..
+    } = page;
+    let mut entries = Vec::with_capacity(listed.len());
+    for mut entry in listed {
         if entry.attributes.is_none() {
             match vfs.attributes(caller.clone(), entry.inode).await {
                 Ok(attributed) => entry.attributes = Some(attributed),
@@ -235,6 +245,7 @@ pub(super) async fn plus_page(
     }
     Ok(PlusPage {
         directory: itself,
+        parent,
         entries,
     })
 }

@@ -116,3 +116,16 @@ fn a_lock_to_the_end_of_the_file_keeps_its_meaning_in_both_directions() {
         assert_eq!(lock_kind(lock_type(kind)), Ok(kind));
     }
 }
+
+#[test]
+fn the_smallest_time_is_what_fuser_makes_of_it() {
+    // fuser negates `i64::MIN`, which wraps around to itself, and takes it away as a duration. The kernel sets the nanoseconds
+    // of this one time to zero.
+    let smallest = UNIX_EPOCH - Duration::from_secs(i64::MIN.unsigned_abs());
+    let expected = Timestamp {
+        seconds: i64::MIN,
+        nanoseconds: 0,
+    };
+    assert_eq!(timestamp(smallest), expected);
+    assert_eq!(system_time(expected), smallest);
+}

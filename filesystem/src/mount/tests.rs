@@ -13,6 +13,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, XattrFlags};
 use tempfile::TempDir;
 use tokio::runtime::Runtime as OwnedRuntime;
 use tokio::sync::oneshot;
+use twinshore_metadata::core::VolumeLimits;
 use twinshore_metadata::service::shell::{self, ServeOptions, create_volume};
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
@@ -21,6 +22,7 @@ use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::session::{GrpcTransport, SessionOptions};
 use twinshore_protocol::{Side, Timestamp, VolumeId};
 use twinshore_storage::bucket::Bucket;
+use twinshore_storage::fault::{Faults, FaultyBucket};
 use twinshore_storage::memory::MemoryBucket;
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
@@ -69,6 +71,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(
+            Durability::Close,
+            [Arc::new(MemoryBucket::new()), Arc::new(MemoryBucket::new())],
+        )
+    }
+
+    fn with(durability: Durability, buckets: [Arc<dyn Bucket>; 2]) -> Self {
+        let mut format = format();
+        format.settings.durability = durability;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(4)
             .enable_all()
@@ -76,7 +87,7 @@ impl World {
             .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("metadata");
-        create_volume(&data, &format()).unwrap();
+        create_volume(&data, &format, VolumeLimits::default()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, addresses) = oneshot::channel();
         let mut options = ServeOptions::new(data, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -87,7 +98,6 @@ impl World {
                 .unwrap();
         });
         let address = runtime.block_on(addresses).unwrap().listen;
-        let buckets: [Arc<dyn Bucket>; 2] = [Arc::new(MemoryBucket::new()), Arc::new(MemoryBucket::new())];
         Self {
             runtime,
             directory,
@@ -217,6 +227,111 @@ fn what_one_region_writes_the_other_reads_and_an_unmount_writes_everything_out()
     east.unmount();
     assert!(fs::read(west.at("a/b/large")).unwrap() == large);
     west.unmount();
+}
+
+#[test]
+fn at_durability_fsync_closing_a_new_file_does_not_wait_and_the_other_region_reads_all_of_it() {
+    let buckets: [FaultyBucket; 2] =
+        [1, 2].map(|seed| FaultyBucket::new(Arc::new(MemoryBucket::new()), seed));
+    let world = World::with(
+        Durability::Fsync,
+        buckets.clone().map(|bucket| Arc::new(bucket) as Arc<dyn Bucket>),
+    );
+    let (east, west) = (world.mount(Side::Primary), world.mount(Side::Target));
+    let slow = Faults {
+        hanging: true,
+        ..Faults::default()
+    };
+    for bucket in &buckets {
+        bucket.set(slow.clone());
+    }
+    let content = pattern(1 << 20);
+    // Returns although no bucket takes anything.
+    fs::write(east.at("file"), &content).unwrap();
+    let (tell, told) = mpsc::channel();
+    let path = west.at("file");
+    let reader = std::thread::spawn(move || tell.send(fs::read(path)));
+    assert!(told.try_recv().is_err());
+    for bucket in &buckets {
+        bucket.set(Faults::default());
+    }
+    let found = told.recv_timeout(LONG).expect("the reader is answered").unwrap();
+    assert!(found == content, "{} bytes", found.len());
+    reader.join().unwrap().unwrap();
+    // Again and again, without waiting: what was closed is what the other side reads.
+    for number in 0..50_usize {
+        let (name, content) = (format!("file{number}"), pattern(number * 997));
+        fs::write(east.at(&name), &content).unwrap();
+        assert!(fs::read(west.at(&name)).unwrap() == content, "{name}");
+        // The other side knows it now: its next content must be there when it is closed.
+        fs::write(east.at(&name), name.as_bytes()).unwrap();
+        assert_eq!(fs::read(west.at(&name)).unwrap(), name.as_bytes());
+    }
+    east.unmount();
+    west.unmount();
+}
+
+/// The number that a listing shows for `..`.
+fn parent_as_listed(directory: &Path) -> u64 {
+    let directory = File::open(directory).unwrap();
+    rustix::fs::Dir::read_from(&directory)
+        .unwrap()
+        .map(Result::unwrap)
+        .find(|entry| entry.file_name() == c"..")
+        .expect("`..` is listed")
+        .ino()
+}
+
+#[test]
+fn a_listing_shows_the_parent_also_after_a_move_from_elsewhere() {
+    let world = World::new();
+    let (east, west) = (world.mount(Side::Primary), world.mount(Side::Target));
+    fs::create_dir_all(east.at("a/b")).unwrap();
+    fs::create_dir(east.at("c")).unwrap();
+    let number = |path: &str| fs::metadata(west.at(path)).unwrap().ino();
+    for _ in 0..2 {
+        assert_eq!(parent_as_listed(&west.at("a/b")), number("a"));
+        assert_eq!(parent_as_listed(&west.at("a")), number(""));
+    }
+    fs::rename(east.at("a/b"), east.at("c/b")).unwrap();
+    for mount in [&east, &west] {
+        assert_eq!(parent_as_listed(&mount.at("c/b")), number("c"));
+    }
+    assert_eq!(parent_as_listed(&west.path), number(""));
+    fs::rename(west.at("c/b"), west.at("b")).unwrap();
+    for mount in [&east, &west] {
+        assert_eq!(parent_as_listed(&mount.at("b")), number(""));
+    }
+    east.unmount();
+    west.unmount();
+}
+
+#[test]
+fn no_time_that_a_program_can_set_harms_the_mount() {
+    let world = World::new();
+    let mount = world.mount(Side::Primary);
+    let file = File::create(mount.at("file")).unwrap();
+    for seconds in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX] {
+        for nanoseconds in [0, 999_999_999] {
+            let time = rustix::fs::Timespec {
+                tv_sec: seconds,
+                tv_nsec: nanoseconds,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(&file, &times).unwrap();
+            let found = file.metadata().unwrap();
+            assert_eq!((found.atime(), found.mtime()), (seconds, seconds));
+        }
+    }
+    drop(file);
+    for index in 0..64 {
+        // Every reader thread still answers.
+        fs::write(mount.at(&index.to_string()), b"still served").unwrap();
+    }
+    mount.unmount();
 }
 
 #[test]

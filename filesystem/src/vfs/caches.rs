@@ -23,7 +23,7 @@ use super::core::Core;
 use super::entries::{EntryCache, Name};
 use super::extents::ExtentCache;
 use super::held_locks::HeldLocks;
-use super::inode::{Inode, lock};
+use super::inode::{Inode, Privacy, lock};
 use super::inodes::Inodes;
 use super::interface::{KernelInvalidator, TaskRunner};
 
@@ -163,7 +163,11 @@ impl Caches {
                     truncate,
                     ..
                 },
-                Reply::Created { attributes, new },
+                Reply::Created {
+                    attributes,
+                    new,
+                    private,
+                },
             ) => {
                 if *new {
                     self.made(*parent, name, attributes);
@@ -172,6 +176,9 @@ impl Caches {
                     self.named(*parent, name, attributes.inode);
                 }
                 self.opened(attributes, *new || *truncate);
+                if *private {
+                    self.inodes.get(attributes.inode).state().privacy = Privacy::Private;
+                }
             }
             (Operation::Open { truncate, .. }, Reply::Attributes(attributes)) => {
                 self.learn(attributes);
@@ -206,12 +213,20 @@ impl Caches {
                 }
                 self.drop_attributes(*parent);
                 self.drop_attributes(*new_parent);
-                self.learn(moved);
-                if let Some(replaced) = replaced {
-                    self.learn(replaced);
+                for attributes in std::iter::once(moved).chain(replaced) {
+                    self.learn(attributes);
+                    self.inodes.get(attributes.inode).state().learn_parent(None);
                 }
             }
-            (Operation::ReadDirectory { directory, after, .. }, Reply::Directory { entries, complete }) => {
+            (
+                Operation::ReadDirectory { directory, after, .. },
+                Reply::Directory {
+                    entries,
+                    complete,
+                    parent,
+                },
+            ) => {
+                self.inodes.get(*directory).state().learn_parent(*parent);
                 for attributes in entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
                     self.learn(attributes);
                 }
@@ -353,7 +368,13 @@ impl Caches {
 
     fn drop_item(&self, item: &Invalidation) {
         match item {
-            Invalidation::Attributes(inode) => self.drop_attributes(*inode),
+            Invalidation::Attributes(inode) => {
+                if let Some(inode) = self.inodes.find(*inode) {
+                    let mut state = inode.state();
+                    state.drop_attributes();
+                    state.learn_parent(None);
+                }
+            }
             Invalidation::Content(inode) => {
                 if let Some(inode) = self.inodes.find(*inode) {
                     inode.state().drop_content();
@@ -367,6 +388,25 @@ impl Caches {
                 lock(&self.entries).drop_directory(*inode);
             }
         }
+    }
+
+    /// The files of these items that were private to this client and are no longer: somebody else waits for what was written to
+    /// them. From now on closing them waits.
+    fn no_longer_private(&self, items: &[Invalidation]) -> Vec<Arc<Inode>> {
+        let content = items.iter().filter_map(|item| match item {
+            Invalidation::Content(inode) | Invalidation::Everything(inode) => self.inodes.find(*inode),
+            Invalidation::Attributes(_) | Invalidation::Entry(..) => None,
+        });
+        content
+            .filter(|inode| {
+                let mut state = inode.state();
+                let recalled = state.privacy != Privacy::Shared;
+                if recalled {
+                    state.privacy = Privacy::Recalled;
+                }
+                recalled
+            })
+            .collect()
     }
 
     /// The item as the kernel knows it, if it can know it.
@@ -399,6 +439,7 @@ impl SessionHandler for Caches {
     }
 
     fn invalidated(&self, number: u64, items: Vec<Invalidation>) {
+        let recalled = self.no_longer_private(&items);
         for item in &items {
             self.drop_item(item);
         }
@@ -411,7 +452,7 @@ impl SessionHandler for Caches {
             items,
             Box::new(move || {
                 if let Some(core) = core.and_then(|core| core.upgrade()) {
-                    core.session.acknowledge(number);
+                    core.acknowledge_when_stored(number, recalled);
                 }
             }),
         );
@@ -445,6 +486,7 @@ impl SessionHandler for Caches {
             }
             state.opens_replied = 0;
             state.opens_sent = 0;
+            state.privacy = Privacy::Shared;
             let is_open = state.handles > 0 && !state.stale;
             drop(state);
             self.budget.adjust(before, 0);

@@ -13,7 +13,7 @@ use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Opera
 use super::Vfs;
 use super::core::{Core, HandleState, unexpected};
 use super::dirty::OPEN_RANGES_MAX;
-use super::inode::{Inode, InodeState, lock};
+use super::inode::{Inode, InodeState, Privacy, lock};
 use super::interface::{Attributed, Handle, OpenFlags, Opened};
 use super::write_out::Urgency;
 
@@ -229,12 +229,16 @@ impl Vfs {
             return Err(Errno::BadHandle);
         };
         let locked = lock(&core.caches.locks).holds(inode.number, LockFamily::Record, lock_owner);
-        // Whoever gets the lock next must see what was written under it.
-        let flushed = if locked || core.session.format().settings.durability == Durability::Close {
-            core.flush_inode(&inode).await
-        } else {
+        // Whoever gets the lock next must see what was written under it. A file that others know must be stored when `close`
+        // returns, as they will not ask.
+        let may_wait = !locked
+            && inode.state().privacy == Privacy::Private
+            && core.session.format().settings.durability == Durability::Fsync;
+        let flushed = if may_wait {
             core.write_out_in_background(&inode);
             core.take_error(&inode)
+        } else {
+            core.flush_inode(&inode).await
         };
         if locked {
             core.unlock_all(caller, &inode, LockFamily::Record, lock_owner)
@@ -312,6 +316,8 @@ impl Core {
         if state.handles > 0 {
             return;
         }
+        // The service forgets it with the release.
+        state.privacy = Privacy::Shared;
         for _ in 0..std::mem::take(&mut state.opens_sent) {
             drop(
                 self.session
@@ -407,6 +413,23 @@ impl Core {
         if size != believed {
             self.caches.drop_kernel_pages(inode.number);
         }
+    }
+
+    /// Acknowledges an invalidation; first stores what was written to files that were private until then. What cannot be stored
+    /// is given up in time, and its files tell of it.
+    pub fn acknowledge_when_stored(self: &Arc<Self>, number: u64, recalled: Vec<Arc<Inode>>) {
+        if recalled.is_empty() {
+            self.session.acknowledge(number);
+            return;
+        }
+        let core = Arc::clone(self);
+        self.runtime.spawn(async move {
+            for inode in recalled {
+                core.write_out(&inode, Urgency::Flush).await;
+                inode.state().privacy = Privacy::Shared;
+            }
+            core.session.acknowledge(number);
+        });
     }
 
     /// Stores everything that was written to the inode, and tells what went wrong with it.

@@ -48,6 +48,19 @@ pub struct Inode {
     pub progress: Notify,
 }
 
+/// Whether other sessions can know of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privacy {
+    /// They can.
+    #[default]
+    Shared,
+    /// They cannot: at durability `fsync`, closing it does not wait for what was written.
+    Private,
+    /// Somebody waits until what was written while it was private is stored. Closing it waits; so does the acknowledgement of
+    /// every invalidation until then, as the service tells again after a broken stream.
+    Recalled,
+}
+
 /// What stands behind the lock.
 #[derive(Debug)]
 pub struct InodeState {
@@ -58,6 +71,9 @@ pub struct InodeState {
     /// The target of a symbolic link: it never changes.
     pub link_target: Option<Bytes>,
     extended_attributes: BTreeMap<Bytes, Result<Bytes, Errno>>,
+    /// The directory that holds this one. Known while the service has this client for a holder of the attributes: a move
+    /// changes them, and their invalidation ends this too. Own operations that make them unknown do not.
+    parent: Option<InodeNumber>,
     /// Unwritten data.
     pub dirty: Dirty,
     /// Attribute changes that wait for it.
@@ -70,6 +86,8 @@ pub struct InodeState {
     pub opens_sent: u32,
     /// Opens that the service counted according to its replies.
     pub opens_replied: u32,
+    /// Whether another session can know of the file.
+    pub privacy: Privacy,
     /// The inode vanished with a session that was lost: handles answer `ESTALE`.
     pub stale: bool,
     /// The version of the content that the kernel's pages are of, as far as known.
@@ -88,12 +106,14 @@ impl Inode {
                 extents: ExtentCache::default(),
                 link_target: None,
                 extended_attributes: BTreeMap::new(),
+                parent: None,
                 dirty: Dirty::new(Instant::now()),
                 deferred: None,
                 error: None,
                 handles: 0,
                 opens_sent: 0,
                 opens_replied: 0,
+                privacy: Privacy::Shared,
                 stale: false,
                 pages_version: None,
                 streams: ReadStreams::default(),
@@ -140,9 +160,20 @@ impl InodeState {
         self.extended_attributes.clear();
     }
 
+    /// A listing has told which directory holds this one, or it has been moved.
+    pub fn learn_parent(&mut self, parent: Option<InodeNumber>) {
+        self.parent = parent.filter(|_| self.attributes.is_some());
+    }
+
+    /// The directory that holds this one, if it is known.
+    pub fn parent(&self) -> Option<InodeNumber> {
+        self.parent
+    }
+
     /// Neither is anything else. What was written stays.
     pub fn drop_content(&mut self) {
         self.drop_attributes();
+        self.parent = None;
         self.extents = ExtentCache::default();
         self.pages_version = None;
     }

@@ -126,6 +126,8 @@ pub struct DirectoryPage {
     pub entries: Vec<ListedEntry>,
     /// There are no more after these.
     pub complete: bool,
+    /// `..` as the kernel knows it; of the root of the mount, itself.
+    pub parent: InodeNumber,
 }
 
 /// What `statfs` answers.

@@ -33,6 +33,8 @@ pub struct ListingBuffer {
     from: Option<u64>,
     complete: bool,
     page: u32,
+    /// `..`, as the kernel knows it.
+    parent: Option<InodeNumber>,
 }
 
 impl ListingBuffer {
@@ -76,7 +78,7 @@ impl Vfs {
             // A listing begins, or begins anew: it shows what is there now.
             *buffer = ListingBuffer::default();
             self.core
-                .use_leased_listing(self.core.caches.real(inode), &mut buffer, limit, with_attributes);
+                .use_leased_listing(inode, &mut buffer, limit, with_attributes);
         }
         self.core.portion(&buffer, after, limit, with_attributes)
     }
@@ -108,7 +110,12 @@ impl Vfs {
             limit: page,
             with_attributes,
         };
-        let Reply::Directory { entries, complete } = self.core.ask(caller, operation).await? else {
+        let Reply::Directory {
+            entries,
+            complete,
+            parent,
+        } = self.core.ask(caller, operation).await?
+        else {
             return Err(Errno::InputOutput);
         };
         let mut buffer = lock(&buffer);
@@ -117,6 +124,7 @@ impl Vfs {
             from: Some(from),
             complete,
             page,
+            parent: Some(self.core.kernel_parent(inode, parent)),
         };
         self.core.portion(&buffer, after, limit, with_attributes).ok_or_else(|| {
             tracing::error!(%directory, "an incomplete page without entries: check the version of the metadata service");
@@ -143,7 +151,7 @@ impl Core {
 
     fn use_leased_listing(
         &self,
-        directory: InodeNumber,
+        kernel: InodeNumber,
         buffer: &mut ListingBuffer,
         limit: usize,
         with_attributes: bool,
@@ -151,9 +159,18 @@ impl Core {
         if !self.session.lease_is_valid() {
             return;
         }
+        let directory = self.caches.real(kernel);
         let Some(rows) = lock(&self.caches.entries).listing(directory) else {
             return;
         };
+        let parent = self
+            .caches
+            .inodes
+            .find(directory)
+            .and_then(|inode| inode.state().parent());
+        if parent.is_none() && kernel != InodeNumber::ROOT {
+            return;
+        }
         // One message for all attributes is better than a look-up for each.
         let known = |row: &Row| {
             let inode = self.caches.inodes.find(row.1);
@@ -167,7 +184,18 @@ impl Core {
             from: Some(0),
             complete: true,
             page: 0,
+            parent: Some(self.kernel_parent(kernel, parent)),
         };
+    }
+
+    /// `..` of a directory that the kernel knows by this number. What is above the mount it does not know.
+    fn kernel_parent(&self, kernel: InodeNumber, parent: Option<InodeNumber>) -> InodeNumber {
+        if kernel == InodeNumber::ROOT {
+            return kernel;
+        }
+        parent
+            .and_then(|parent| self.caches.kernel_number(parent))
+            .unwrap_or(kernel)
     }
 
     fn portion(
@@ -203,6 +231,7 @@ impl Core {
         Some(DirectoryPage {
             entries,
             complete: buffer.complete && count == rows.len(),
+            parent: buffer.parent?,
         })
     }
 }

@@ -1,5 +1,10 @@
 //! Archives to both buckets, each at its own pace.
 //!
+//! # What a loss of the metadata service's disk costs
+//!
+//! What was committed and is in no bucket: records are stored every [`ArchiverOptions::records_interval`], also while a
+//! checkpoint is on its way, and all of them at a graceful stop ([`ArchiveHandle::store_everything`]).
+//!
 //! # What may be trimmed
 //!
 //! A bucket allows trimming up to its older verified checkpoint. The journal may be trimmed up to the least that the
@@ -11,12 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use twinshore_protocol::{Position, Side, VolumeId};
 use twinshore_storage::bucket::{Bucket, BucketError};
 
 use super::checkpoint::Reign;
-use super::side::{ArchiveError, RecordSource, SideArchive, SideStatus, SourceError};
+use super::side::{
+    ArchiveError, CheckpointJob, RecordSource, SideArchive, SideStatus, SourceError, StoredCheckpoint,
+};
 use crate::journal::Tail;
 
 /// The pace of an archiver.
@@ -136,6 +144,15 @@ impl ArchiveHandle {
     pub async fn flush(&self) -> bool {
         self.commands.send(Command::Flush).await.is_ok()
     }
+
+    /// Returns when every bucket there is holds all records up to a position. For ever if a bucket does not answer: the
+    /// caller has the deadline. Tells whether that is so, or the archiver has stopped.
+    pub async fn store_everything(&self, until: Position) -> bool {
+        let mut status = self.status();
+        let complete =
+            |status: &ArchiveStatus| status.sides.iter().flatten().all(|side| side.archived >= until);
+        self.flush().await && status.wait_for(complete).await.is_ok()
+    }
 }
 
 /// What drives one side: counters that only grow.
@@ -215,7 +232,7 @@ impl Archiver {
         // Each side reports once per step; the queue is only as long as it is cheap.
         let (reports, mut received) = mpsc::channel::<Report>(8);
         let (wishes, _) = watch::channel(Wishes::default());
-        let mut tasks: tokio::task::JoinSet<Result<(), ArchiveError>> = tokio::task::JoinSet::new();
+        let mut tasks: JoinSet<Result<(), ArchiveError>> = JoinSet::new();
         let mut running: [Option<tokio::task::AbortHandle>; 2] = [None, None];
         let mut generations = [0_u64; 2];
         let mut failing_since: [Option<Instant>; 2] = [None, None];
@@ -282,6 +299,41 @@ impl Archiver {
     }
 }
 
+/// What has failed lately, and how long to leave it alone.
+struct Attempts {
+    least: Duration,
+    most: Duration,
+    next: Duration,
+    failing_since: Option<Instant>,
+    error: Option<String>,
+}
+
+impl Attempts {
+    fn new(options: &ArchiverOptions) -> Self {
+        Self {
+            least: options.retry_least,
+            most: options.retry_most,
+            next: options.retry_least,
+            failing_since: None,
+            error: None,
+        }
+    }
+
+    fn succeeded(&mut self) {
+        (self.next, self.failing_since, self.error) = (self.least, None, None);
+    }
+
+    /// Returns how long to wait.
+    fn failed(&mut self, side: Side, error: &ArchiveError) -> Duration {
+        tracing::warn!(side = %side, error = %chain(error), "the archive is held up");
+        self.error = Some(chain(error));
+        self.failing_since.get_or_insert_with(Instant::now);
+        let pause = self.next;
+        self.next = (pause * 2).min(self.most);
+        pause
+    }
+}
+
 /// Keeps one bucket up to date. Ends only with an error that is final.
 async fn run_side(
     mut archive: SideArchive,
@@ -291,80 +343,101 @@ async fn run_side(
     reports: mpsc::Sender<Report>,
     mut wishes: watch::Receiver<Wishes>,
 ) -> Result<(), ArchiveError> {
-    let mut retry = options.retry_least;
-    let mut failing_since: Option<Instant> = None;
-    let mut next_checkpoint: Option<Instant> = None;
-    let mut done = *wishes.borrow_and_update();
+    let mut records = Attempts::new(&options);
+    let mut checkpoints = Attempts::new(&options);
+    // One at most. It ends with this task.
+    let mut checkpoint: JoinSet<Result<Option<StoredCheckpoint>, ArchiveError>> = JoinSet::new();
+    let mut next_checkpoint = Instant::now();
+    let mut done = wishes.borrow_and_update().checkpoints;
     loop {
-        let asked = *wishes.borrow_and_update();
-        let due =
-            asked.checkpoints > done.checkpoints || next_checkpoint.is_none_or(|next| next <= Instant::now());
-        let result = step(&mut archive, due, options.checkpoint_deadline).await;
-        let mut status = archive.status();
+        let asked = wishes.borrow_and_update().checkpoints;
+        let result = store_records(&mut archive).await;
+        let is_gap = matches!(result, Ok(Progress::Gap));
         let pause = match result {
-            Ok(true) => {
-                // There are more records: go on at once.
-                failing_since = None;
-                Duration::ZERO
-            }
-            Ok(false) => {
-                (retry, failing_since, done) = (options.retry_least, None, asked);
-                if due {
-                    next_checkpoint = Some(Instant::now() + options.checkpoint_interval);
+            Ok(progress) => {
+                records.succeeded();
+                match progress {
+                    Progress::More => Duration::ZERO,
+                    Progress::Complete | Progress::Gap => options.records_interval,
                 }
-                options.records_interval
             }
             Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                tracing::warn!(side = %side, error = %chain(&error), "the archive is held up");
-                status.error = Some(chain(&error));
-                failing_since.get_or_insert_with(Instant::now);
-                let pause = retry;
-                retry = (retry * 2).min(options.retry_most);
-                pause
-            }
+            Err(error) => records.failed(side, &error),
         };
-        if reports
-            .send(Report {
-                side,
-                generation,
-                status,
-                failing_since,
-            })
-            .await
-            .is_err()
-        {
+        let is_due = asked > done || is_gap || next_checkpoint <= Instant::now();
+        if is_due && checkpoint.is_empty() && archive.is_prepared() {
+            done = asked;
+            next_checkpoint = Instant::now() + options.checkpoint_interval;
+            checkpoint.spawn(in_time(archive.checkpoint_job(), options.checkpoint_deadline));
+        }
+        let report = Report {
+            side,
+            generation,
+            status: SideStatus {
+                error: records.error.clone().or_else(|| checkpoints.error.clone()),
+                ..archive.status()
+            },
+            failing_since: [records.failing_since, checkpoints.failing_since]
+                .into_iter()
+                .flatten()
+                .min(),
+        };
+        if reports.send(report).await.is_err() {
             return Ok(());
         }
         tokio::select! {
             biased;
-            () = tokio::time::sleep(pause) => {}
+            Some(ended) = checkpoint.join_next() => match ended {
+                Ok(Ok(stored)) => {
+                    checkpoints.succeeded();
+                    archive.checkpoint_stored(stored);
+                }
+                Ok(Err(error)) if error.is_final() => return Err(error),
+                Ok(Err(error)) => next_checkpoint = Instant::now() + checkpoints.failed(side, &error),
+                Err(error) => {
+                    return Err(SourceError::Stopped(format!("a checkpoint ended: {error}")).into());
+                }
+            },
             changed = wishes.changed() => if changed.is_err() { return Ok(()) },
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// One step. Tells whether there are more records to store.
-async fn step(archive: &mut SideArchive, checkpoint: bool, deadline: Duration) -> Result<bool, ArchiveError> {
+/// What a step has left to do.
+enum Progress {
+    /// There are more records.
+    More,
+    /// All are stored.
+    Complete,
+    /// Records are missing that were trimmed: a checkpoint has to bridge them.
+    Gap,
+}
+
+/// One step.
+async fn store_records(archive: &mut SideArchive) -> Result<Progress, ArchiveError> {
     archive.prepare().await?;
     archive.check_deposed().await?;
-    let gap = match archive.store_records().await {
-        Ok(true) => return Ok(true),
-        Ok(false) => false,
-        Err(ArchiveError::Source(SourceError::Trimmed { .. })) => true,
+    let progress = match archive.store_records().await {
+        Ok(true) => return Ok(Progress::More),
+        Ok(false) => Progress::Complete,
+        Err(ArchiveError::Source(SourceError::Trimmed { .. })) => Progress::Gap,
         Err(error) => return Err(error),
     };
-    if checkpoint || gap {
-        let Ok(stored) = tokio::time::timeout(deadline, archive.store_checkpoint()).await else {
+    archive.clean_up().await?;
+    Ok(progress)
+}
+
+async fn in_time(job: CheckpointJob, deadline: Duration) -> Result<Option<StoredCheckpoint>, ArchiveError> {
+    tokio::time::timeout(deadline, job.run())
+        .await
+        .unwrap_or_else(|_| {
             let what = format!(
                 "storing a checkpoint took longer than {} seconds",
                 deadline.as_secs()
             );
-            return Err(BucketError::Unavailable { what }.into());
-        };
-        stored?;
-    }
-    Ok(gap)
+            Err(BucketError::Unavailable { what }.into())
+        })
 }
 
 /// An error with its causes.

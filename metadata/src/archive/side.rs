@@ -5,7 +5,8 @@
 //! 1. *Prepare*: check the marker; read what is there; refuse to go on if another leader is or was there that this one does
 //!    not descend from; store the own announcement.
 //! 2. *Records*: store what was committed since, in runs.
-//! 3. *Checkpoint*: store the state, read it back, then delete what two verified checkpoints make superfluous.
+//! 3. *Checkpoint*: store the state, read it back, then delete what two verified checkpoints make superfluous. It takes as
+//!    long as the state is large, so it is a job of its own ([`CheckpointJob`]): records are stored meanwhile.
 //!
 //! # Failures
 //!
@@ -160,6 +161,43 @@ pub(super) struct SideArchive {
     archived: Position,
     /// Verified checkpoints, at most the two newest.
     kept: BTreeSet<CheckpointName>,
+    /// A checkpoint was stored since the last cleaning up.
+    to_be_cleaned_up: bool,
+}
+
+/// A checkpoint on its way to a bucket.
+pub(super) struct CheckpointJob {
+    bucket: Arc<dyn Bucket>,
+    source: Arc<dyn RecordSource>,
+    volume: VolumeId,
+    epoch: Epoch,
+    newest: Position,
+}
+
+/// A checkpoint that was stored and verified.
+pub(super) struct StoredCheckpoint {
+    name: CheckpointName,
+    chunks: u64,
+}
+
+impl CheckpointJob {
+    /// Stores and verifies a checkpoint, if there is anything new.
+    pub(super) async fn run(self) -> Result<Option<StoredCheckpoint>, ArchiveError> {
+        let frozen = self.source.snapshot().await?;
+        if frozen.position <= self.newest {
+            return Ok(None);
+        }
+        let name = CheckpointName {
+            position: frozen.position,
+            epoch: self.epoch,
+        };
+        checkpoint::store(&*self.bucket, self.volume, name, frozen.digest, frozen.view).await?;
+        let manifest = checkpoint::read(&*self.bucket, self.volume, name, &mut |_| Ok(())).await?;
+        Ok(Some(StoredCheckpoint {
+            name,
+            chunks: manifest.chunks,
+        }))
+    }
 }
 
 impl SideArchive {
@@ -180,6 +218,7 @@ impl SideArchive {
             prepared: false,
             archived: Position::ZERO,
             kept: BTreeSet::new(),
+            to_be_cleaned_up: false,
         }
     }
 
@@ -326,28 +365,44 @@ impl SideArchive {
         Ok(true)
     }
 
-    /// Step 3: stores and verifies a checkpoint, if there is anything new, and cleans up.
-    pub(super) async fn store_checkpoint(&mut self) -> Result<(), ArchiveError> {
-        let frozen = self.source.snapshot().await?;
-        let newest = self.kept.last().map(|checkpoint| checkpoint.position);
-        if frozen.position > newest.unwrap_or(Position::ZERO) {
-            let name = CheckpointName {
-                position: frozen.position,
-                epoch: self.reign.epoch,
-            };
-            checkpoint::store(&*self.bucket, self.volume, name, frozen.digest, frozen.view).await?;
-            let manifest = checkpoint::read(&*self.bucket, self.volume, name, &mut |_| Ok(())).await?;
-            self.catalogue.add_checkpoint(name, manifest.chunks);
-            self.kept.insert(name);
-            while self.kept.len() > 2 {
-                self.kept.pop_first();
-            }
-            self.archived = self.archived.max(name.position);
-        }
-        self.clean_up().await
+    /// Has step 1 succeeded?
+    pub(super) fn is_prepared(&self) -> bool {
+        self.prepared
     }
 
-    async fn clean_up(&mut self) -> Result<(), ArchiveError> {
+    /// Step 3: the job that stores a checkpoint. One at a time.
+    pub(super) fn checkpoint_job(&self) -> CheckpointJob {
+        CheckpointJob {
+            bucket: Arc::clone(&self.bucket),
+            source: Arc::clone(&self.source),
+            volume: self.volume,
+            epoch: self.reign.epoch,
+            newest: self
+                .kept
+                .last()
+                .map_or(Position::ZERO, |checkpoint| checkpoint.position),
+        }
+    }
+
+    /// The job has ended well.
+    pub(super) fn checkpoint_stored(&mut self, stored: Option<StoredCheckpoint>) {
+        let Some(StoredCheckpoint { name, chunks }) = stored else {
+            return;
+        };
+        self.catalogue.add_checkpoint(name, chunks);
+        self.kept.insert(name);
+        while self.kept.len() > 2 {
+            self.kept.pop_first();
+        }
+        self.archived = self.archived.max(name.position);
+        self.to_be_cleaned_up = true;
+    }
+
+    /// Deletes what is superfluous since the last checkpoint.
+    pub(super) async fn clean_up(&mut self) -> Result<(), ArchiveError> {
+        if !self.to_be_cleaned_up {
+            return Ok(());
+        }
         let keys = self.catalogue.superfluous(&self.kept);
         for page in keys.chunks(DELETION_PAGE) {
             self.bucket.delete(page).await?;
@@ -355,6 +410,7 @@ impl SideArchive {
                 self.catalogue.remove_key(key);
             }
         }
+        self.to_be_cleaned_up = false;
         Ok(())
     }
 

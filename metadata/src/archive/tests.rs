@@ -543,6 +543,58 @@ async fn an_old_copy_of_the_data_directory_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn records_are_stored_while_a_checkpoint_is_on_its_way() {
+    /// Takes checkpoints, but never to the end.
+    struct SlowCheckpoints(MemoryBucket);
+    #[async_trait]
+    impl Bucket for SlowCheckpoints {
+        async fn put(&self, key: &str, body: Bytes) -> Result<(), twinshore_storage::bucket::BucketError> {
+            if key.contains("checkpoints") {
+                std::future::pending::<()>().await;
+            }
+            self.0.put(key, body).await
+        }
+        async fn get(
+            &self,
+            key: &str,
+            range: Option<std::ops::Range<u64>>,
+        ) -> Result<Bytes, twinshore_storage::bucket::BucketError> {
+            self.0.get(key, range).await
+        }
+        async fn size(&self, key: &str) -> Result<u64, twinshore_storage::bucket::BucketError> {
+            self.0.size(key).await
+        }
+        async fn delete(&self, keys: &[String]) -> Result<(), twinshore_storage::bucket::BucketError> {
+            self.0.delete(keys).await
+        }
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            limit: usize,
+        ) -> Result<Vec<twinshore_storage::bucket::Listed>, twinshore_storage::bucket::BucketError> {
+            self.0.list(prefix, after, limit).await
+        }
+    }
+    let disk = disk();
+    let bucket = SlowCheckpoints(claimed().await);
+    let leader = Leader::start(&disk, None, 1, [Some(Arc::new(bucket)), None]);
+    let interval = ArchiverOptions::default().records_interval;
+    for _ in 0..5 {
+        let tail = leader.commit(7);
+        let stored = leader.until(|status| status.archived() == tail.position);
+        timeout(interval + Duration::from_secs(1), stored)
+            .await
+            .expect("records wait for a checkpoint");
+    }
+    let tail = leader.commit(7);
+    let stored = leader.handle.store_everything(tail.position);
+    let in_time = timeout(interval / 10, stored).await;
+    assert_eq!(in_time, Ok(true), "asked for, it waits for no interval");
+    leader.crash().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_object_is_ever_replaced_by_a_different_one() {
     /// Refuses what the archive must not do.
     struct Immutable(MemoryBucket);

@@ -7,7 +7,7 @@ use super::transaction::{Attempt, Transaction};
 
 pub(super) fn execute(transaction: &mut Transaction<'_>, maintenance: &Maintenance) -> Attempt<Reply> {
     match maintenance {
-        Maintenance::CreateVolume { format } => transaction.create_volume(format),
+        Maintenance::CreateVolume { format, limits } => transaction.create_volume(format, *limits),
         Maintenance::StartEpoch { epoch } => transaction.start_epoch(*epoch),
         Maintenance::OpenSession {
             session,

@@ -95,6 +95,15 @@ pub enum CoreError {
     },
 }
 
+/// The limits that a volume is made with. They can be changed later: they are those of its root directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeLimits {
+    /// Bytes allocated at most, or `None` for no limit.
+    pub bytes: Option<u64>,
+    /// Inodes at most, the root included, or `None` for no limit.
+    pub inodes: Option<u64>,
+}
+
 /// What the service itself does to the state of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Maintenance {
@@ -102,6 +111,8 @@ pub enum Maintenance {
     CreateVolume {
         /// Its format record.
         format: VolumeFormat,
+        /// Its limits, from the first record on.
+        limits: VolumeLimits,
     },
     /// A leader begins its reign. Replies `Done`; `EINVAL` if the epoch is not higher than the last.
     StartEpoch {

@@ -4,13 +4,13 @@ use twinshore_protocol::format::{FORMAT_VERSION, VolumeFormat, VolumeSettings};
 use twinshore_protocol::reply::FileSystemUsage;
 use twinshore_protocol::{Attributes, Epoch, Errno, FileType, InodeNumber, ObjectId, Reply, Timestamp};
 
-use super::CoreError;
 use super::keys::{self, KeyReader};
 use super::transaction::{Attempt, Transaction, corrupt, decode, read};
 use super::values::{
     BackfillRow, CountersRow, InodeRow, Life, ObjectRow, Place, QuotaRow, SessionRow, SynchronisationRow,
     TotalsRow, UsageRow,
 };
+use super::{CoreError, VolumeLimits};
 use crate::view::View;
 
 /// The largest inline write that a setting may allow: a record carries many of them.
@@ -95,7 +95,7 @@ fn settings_make_sense(settings: &VolumeSettings) -> bool {
 
 impl Transaction<'_> {
     /// Makes an empty volume.
-    pub(super) fn create_volume(&mut self, format: &VolumeFormat) -> Attempt<Reply> {
+    pub(super) fn create_volume(&mut self, format: &VolumeFormat, limits: VolumeLimits) -> Attempt<Reply> {
         if self.exists(keys::FORMAT)? {
             return Err(Errno::Exists.into());
         }
@@ -143,7 +143,7 @@ impl Transaction<'_> {
         };
         self.put(bytes::Bytes::from_static(keys::COUNTERS), &counters);
         self.set_format(format.clone());
-        Ok(Reply::Done)
+        self.set_quota(root, limits.bytes, limits.inodes)
     }
 
     /// A leader begins its reign.

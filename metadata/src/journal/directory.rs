@@ -142,8 +142,19 @@ impl DataDirectory {
         format: &VolumeFormat,
         options: DirectoryOptions,
     ) -> Result<Self, DirectoryError> {
+        Self::create_with(path, format, options, |_| Ok(()))
+    }
+
+    /// The same, with the first records in the journal before the directory counts as complete: whatever cuts this off, the
+    /// directory holds the volume as it was asked for, or none and can be made again.
+    pub fn create_with<E: From<DirectoryError>>(
+        path: &Path,
+        format: &VolumeFormat,
+        options: DirectoryOptions,
+        first_records: impl FnOnce(&mut FileJournal) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let unfinished = UnfinishedDirectory::begin(path, options)?;
-        unfinished.finish(format, &Tail::EMPTY)
+        unfinished.finish_with(format, &Tail::EMPTY, first_records)
     }
 
     /// Opens a directory. `expected` is the volume that it must belong to, if the caller knows.
@@ -231,13 +242,17 @@ impl UnfinishedDirectory {
                 return Err(failed(path, io::Error::new(io::ErrorKind::AlreadyExists, what)));
             }
         }
-        let lock = lock(path)?;
-        if let Some(format) = read_volume(path)? {
-            return Err(DirectoryError::Exists {
+        let no_volume = || match read_volume(path)? {
+            Some(format) => Err(DirectoryError::Exists {
                 path: path.to_owned(),
                 volume: format.volume,
-            });
-        }
+            }),
+            None => Ok(()),
+        };
+        // Before the lock too: that a service uses the directory is not what stands in the way.
+        no_volume()?;
+        let lock = lock(path)?;
+        no_volume()?;
         for part in ["journal", "view"] {
             match std::fs::remove_dir_all(path.join(part)) {
                 Ok(()) => {}
@@ -259,13 +274,24 @@ impl UnfinishedDirectory {
 
     /// Makes the journal begin after `start`, and the directory complete.
     pub fn finish(self, format: &VolumeFormat, start: &Tail) -> Result<DataDirectory, DirectoryError> {
+        self.finish_with(format, start, |_| Ok(()))
+    }
+
+    fn finish_with<E: From<DirectoryError>>(
+        self,
+        format: &VolumeFormat,
+        start: &Tail,
+        first_records: impl FnOnce(&mut FileJournal) -> Result<(), E>,
+    ) -> Result<DataDirectory, E> {
         let journal_path = self.path.join("journal");
-        drop(FileJournal::create(
-            &journal_path,
-            format.volume,
-            start,
-            self.options.journal,
-        )?);
+        let mut journal = FileJournal::create(&journal_path, format.volume, start, self.options.journal)
+            .map_err(DirectoryError::from)?;
+        first_records(&mut journal)?;
+        drop(journal);
+        Ok(self.complete(format)?)
+    }
+
+    fn complete(self, format: &VolumeFormat) -> Result<DataDirectory, DirectoryError> {
         let content = twinshore_protocol::wire::encode(format);
         let mut bytes = Vec::with_capacity(content.len() + 16);
         bytes.extend_from_slice(&VOLUME_MAGIC);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::{Caller, Position, SessionId, Side, Timestamp, VolumeId};
 
-use crate::core::{self, Context, CoreError, Maintenance};
+use crate::core::{self, Context, CoreError, Maintenance, VolumeLimits};
 use crate::journal::record::{Record, RecordError};
 use crate::journal::{Digest, Journal, JournalError, Tail};
 use crate::view::{ViewError, ViewStore};
@@ -98,15 +98,15 @@ pub fn recover(
     Ok(tail)
 }
 
-/// Makes a volume: the first record of an empty journal.
+/// Makes a volume: the first record of an empty journal. A view hears of it by [`recover`].
 pub fn create(
     journal: &mut dyn Journal,
-    store: &mut dyn ViewStore,
     format: &VolumeFormat,
+    limits: VolumeLimits,
     now: Timestamp,
 ) -> Result<Tail, RecoveryError> {
     let tail = journal.acquire()?;
-    if tail.position != Position::ZERO || store.applied() != Position::ZERO {
+    if tail.position != Position::ZERO {
         return Err(RecoveryError::NotEmpty);
     }
     let nothing_open = std::collections::BTreeSet::new();
@@ -127,6 +127,7 @@ pub fn create(
             &context,
             &Maintenance::CreateVolume {
                 format: format.clone(),
+                limits,
             },
         )?
     };
@@ -141,9 +142,7 @@ pub fn create(
         changes: made.changes,
     };
     let (bytes, digest) = record.encode();
-    let tail = append(journal, &tail, digest, &bytes)?;
-    store.apply(position, &record.mutations)?;
-    Ok(tail)
+    Ok(append(journal, &tail, digest, &bytes)?)
 }
 
 /// Appends, and finds out what became of an append whose outcome is unknown.

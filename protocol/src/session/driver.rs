@@ -82,6 +82,8 @@ struct Driver {
     handler: Arc<dyn SessionHandler>,
     shared: Arc<Shared>,
     backoff: Backoff,
+    /// A heartbeat was answered on the last stream.
+    stream_worked: bool,
     /// The highest that was seen.
     seen: (Epoch, Position),
     finished: watch::Sender<bool>,
@@ -107,6 +109,7 @@ pub(super) async fn start(
     let driver = Driver {
         transport,
         backoff: Backoff::new(seed(&options, &welcome)),
+        stream_worked: false,
         options,
         handler,
         shared: Arc::clone(&shared),
@@ -280,6 +283,7 @@ impl Driver {
                         self.shared.set_lease(heartbeats.answered(number));
                         // The stream works: the next break starts with a short pause again.
                         self.backoff.reset();
+                        self.stream_worked = true;
                         continue;
                     }
                     ServerMessage::Tasks(tasks) => Event::Tasks(tasks),
@@ -402,7 +406,15 @@ impl Driver {
 
     /// Connects until it works or there is no more point in it.
     async fn reconnect(&mut self, resume: bool) -> Next {
+        // Something that takes streams and drops them again (a proxy, a service that fails at once) counts as a failed attempt.
+        let mut pause_first = !std::mem::replace(&mut self.stream_worked, false);
         loop {
+            if std::mem::replace(&mut pause_first, true) {
+                let pause = self.backoff.pause();
+                if self.unless_stopped(tokio::time::sleep(pause)).await.is_none() {
+                    return Next::Closed;
+                }
+            }
             match self.shared.lock().phase {
                 Phase::Closed => return Next::Closed,
                 Phase::Closing(until) if Instant::now() >= until => return Next::Closed,
@@ -440,10 +452,6 @@ impl Driver {
                 }
                 // A leader that is not yet, or no longer, the leader: the next attempt may find the right one.
                 Err(error) => tracing::debug!(%error, "cannot connect yet"),
-            }
-            let pause = self.backoff.pause();
-            if self.unless_stopped(tokio::time::sleep(pause)).await.is_none() {
-                return Next::Closed;
             }
         }
     }

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::backoff::Backoff;
 pub use self::grpc::GrpcTransport;
 pub use self::handler::{SessionHandler, WithoutCaches};
 pub use self::ledger::REQUESTS_MAX;

@@ -634,6 +634,36 @@ async fn a_service_that_is_behind_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn streams_that_break_right_after_the_welcome_are_tried_again_with_growing_pauses() {
+    let mut setup = Setup::new().await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..20 {
+        setup.break_stream().await;
+        setup.peer.welcome(resumed(1, 1, 0)).await;
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(10),
+        "20 streams within {:?}",
+        begun.elapsed()
+    );
+    // Once a stream works, the next break starts with a short pause, or none, again.
+    let number = loop {
+        if let ClientMessage::Heartbeat { number } = setup.peer.raw().await {
+            break number;
+        }
+    };
+    setup.peer.send(ServerMessage::HeartbeatReply { number }).await;
+    settle().await;
+    let begun = tokio::time::Instant::now();
+    setup.break_stream().await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_invalidation_is_acknowledged_once_and_only_on_its_own_stream() {
     let mut setup = Setup::new().await;
     for number in [1, 2] {

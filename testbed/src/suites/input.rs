@@ -1,14 +1,17 @@
 //! Bad input: a clear error that says what to do, and nothing is lost.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use twinshore_testbed::commands::{Output, Run};
-use twinshore_testbed::failure::{Failure, blocking, read_file, write_file};
+use twinshore_testbed::failure::{Failure, blocking, make_directory, read_file, write_file};
 use twinshore_testbed::regions::{Region, VOLUME};
 
 use crate::context::{Context, ensure};
+use crate::disks;
+use crate::files::write_and_hear;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -25,6 +28,11 @@ pub async fn run(context: &mut Context) -> Result<(), Failure> {
     unknown_flag(context).await?;
     long_names(context).await?;
     damaged_object(context).await?;
+    full_quota(context).await?;
+    disks::damaged_cache(context).await?;
+    disks::dead_mount_point(context).await?;
+    disks::full_metadata_disk(context).await?;
+    metadata_of_another_volume(context).await?;
     let found = read_file(&keeper).await?;
     ensure(found == b"still here", || {
         "what was there before is damaged".to_owned()
@@ -108,7 +116,31 @@ async fn metadata_that_exists(context: &Context) -> Result<(), Failure> {
         .arguments(["--bucket", &url])
         .output()
         .await?;
-    refused("a metadata directory of another volume", &output, &["metadata"])
+    refused(
+        "the metadata of another volume is there already",
+        &output,
+        &["already holds volume", "choose another directory"],
+    )?;
+    // The refusal came before the bucket was marked: it can be used with another directory.
+    create(context, "second-attempt", &[&url]).success().await?;
+    Ok(())
+}
+
+/// A bucket of one volume and the metadata of another, which [`metadata_that_exists`] has made.
+async fn metadata_of_another_volume(context: &Context) -> Result<(), Failure> {
+    let output = context
+        .regions
+        .twinshore(PATIENCE)
+        .arguments(["metadata", "--listen", "127.0.0.1:0", "--dir"])
+        .argument(context.work.join("second-attempt"))
+        .arguments(["--bucket", &context.regions.bucket(Region::East).url()])
+        .output()
+        .await?;
+    refused(
+        "the metadata of another volume than the bucket's",
+        &output,
+        &[VOLUME],
+    )
 }
 
 async fn unreachable_service(context: &Context) -> Result<(), Failure> {
@@ -191,6 +223,41 @@ async fn damaged_object(context: &mut Context) -> Result<(), Failure> {
         format!("a file damaged in both buckets gives {number:?}, not EIO")
     })?;
     println!("  an object damaged in both buckets: EIO");
+    Ok(())
+}
+
+async fn full_quota(context: &Context) -> Result<(), Failure> {
+    let directory = context.path(Region::East, "limited");
+    make_directory(&directory).await?;
+    context
+        .regions
+        .twinshore(PATIENCE)
+        .arguments(["quota", "set", "--metadata"])
+        .argument(context.regions.metadata_url(Region::East))
+        .arguments(["/limited", "--size", "1MiB", "--inodes", "10"])
+        .success()
+        .await?;
+    let there = context.path(Region::West, "limited");
+    blocking("filling a limited directory", PATIENCE, move || {
+        let wanted = Some(rustix::io::Errno::DQUOT.raw_os_error());
+        let number = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+        let path = there.join("fits");
+        let written = vec![1; 600_000];
+        write_and_hear(&path, &written, true).map_err(Failure::io("write what fits"))?;
+        for with_sync in [true, false] {
+            let over = number(write_and_hear(&there.join("over"), &written, with_sync));
+            ensure(over == wanted, || {
+                format!("too many bytes give {over:?} (fsync: {with_sync})")
+            })?;
+        }
+        let many =
+            (0..20).find_map(|index| number(write_and_hear(&there.join(index.to_string()), b"", false)));
+        ensure(many == wanted, || format!("too many files give {many:?}"))?;
+        let kept = fs::read(&path).map_err(Failure::io("read what fits"))?;
+        ensure(kept == written, || "what fits is damaged".to_owned())
+    })
+    .await?;
+    println!("  a full quota: EDQUOT");
     Ok(())
 }
 

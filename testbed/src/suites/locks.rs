@@ -13,6 +13,7 @@ use twinshore_testbed::patience::{Look, wait_for};
 use twinshore_testbed::regions::Region;
 
 use crate::context::{Context, ensure};
+use crate::record_locks;
 
 /// For a lock that must not be granted: long against a round trip.
 const NOT_GRANTED: Duration = Duration::from_millis(700);
@@ -34,6 +35,21 @@ pub async fn run(context: &mut Context) -> Result<(), Failure> {
     println!("  flock: exclusive, shared, upgraded, blocking");
     posix_between_processes(context).await?;
     println!("  POSIX locks of ranges between processes");
+    let [east, west] = paths.clone();
+    blocking(
+        "locks of open file descriptions",
+        Duration::from_mins(1),
+        move || record_locks::descriptions(&east, &west),
+    )
+    .await?;
+    println!("  locks of open file descriptions: exclusive, blocking, gone with the last descriptor");
+    let [first, second] =
+        ["deadlock-1", "deadlock-2"].map(|name| Region::BOTH.map(|region| context.path(region, name)));
+    blocking("a deadlock", Duration::from_mins(1), move || {
+        record_locks::deadlock(&first, &second)
+    })
+    .await?;
+    println!("  a deadlock across the mounts: EDEADLK");
     killed_holder(context, &paths).await?;
     println!("  a killed mount's locks are released");
     Ok(())

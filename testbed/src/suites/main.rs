@@ -7,12 +7,15 @@ mod coherence;
 mod conformance;
 mod context;
 mod crashes;
+mod disks;
 mod exerciser;
+mod files;
 mod input;
 mod locks;
 mod outages;
 mod programs;
 mod races;
+mod record_locks;
 mod scale;
 mod suite;
 mod writers;
@@ -56,6 +59,10 @@ struct Options {
     keep_failed: bool,
     #[command(flatten)]
     assignment: Assignment,
+    /// Take a record lock on one file, say so, and after a line on standard input wait for one on the other. For the suite of
+    /// locks, which needs processes.
+    #[arg(long, hide = true, num_args = 2, value_names = ["FIRST", "SECOND"])]
+    lock_two: Vec<PathBuf>,
 }
 
 fn parse_suite(name: &str) -> Result<Suite, String> {
@@ -81,6 +88,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let [first, second] = options.lock_two.as_slice() {
+        return record_locks::lock_two(first, second);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -21,6 +21,8 @@ use twinshore_testbed::failure::{Failure, blocking, make_directory};
 use twinshore_testbed::patience::{Look, wait_for};
 use twinshore_testbed::regions::Region;
 
+use crate::files::close;
+
 /// Threads of a writer: one closes, one also calls `fsync` before.
 const THREADS: u64 = 2;
 
@@ -147,19 +149,6 @@ fn write_until(
         seed += 1;
     }
     Ok(())
-}
-
-/// Closes a file and hears what `close` says, which dropping does not.
-fn close(file: File) -> io::Result<()> {
-    use std::os::fd::IntoRawFd as _;
-    close_descriptor(file.into_raw_fd())
-}
-
-#[allow(unsafe_code)]
-fn close_descriptor(descriptor: i32) -> io::Result<()> {
-    // SAFETY: the descriptor was taken out of its owner just before, so nothing else closes or uses it.
-    let result = unsafe { rustix::io::try_close(descriptor) };
-    result.map_err(io::Error::from)
 }
 
 /// A running writer. Dropping it ends the process: its standard input ends.

@@ -458,6 +458,7 @@ impl State {
                 Ok(Reply::Created {
                     attributes: self.node(inode)?.attributes,
                     new: made,
+                    private: made && self.durability == Durability::Fsync,
                 })
             }
             Operation::Unlink { parent, name } => {
@@ -536,7 +537,16 @@ impl State {
                 let complete = entries
                     .last()
                     .is_none_or(|last| last.cookie == names.len() as u64 + 9);
-                Ok(Reply::Directory { entries, complete })
+                let parent = self
+                    .nodes
+                    .iter()
+                    .find(|(_, node)| node.names.values().any(|inode| inode == directory))
+                    .map_or(*directory, |(parent, _)| *parent);
+                Ok(Reply::Directory {
+                    entries,
+                    complete,
+                    parent: Some(parent),
+                })
             }
             Operation::GetExtents {
                 inode,

@@ -266,6 +266,7 @@ pub fn create(
         return Ok(Reply::Created {
             attributes,
             new: true,
+            private: false,
         });
     };
     if exclusive {
@@ -286,5 +287,6 @@ pub fn create(
     Ok(Reply::Created {
         attributes: row.attributes,
         new: false,
+        private: false,
     })
 }

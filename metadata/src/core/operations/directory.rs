@@ -5,7 +5,7 @@ use twinshore_protocol::{InodeNumber, Reply};
 
 use crate::core::keys::{self, KeyReader};
 use crate::core::transaction::{Attempt, Transaction, corrupt, decode};
-use crate::core::values::EntryRow;
+use crate::core::values::{EntryRow, Place};
 
 /// The longest page: at about 400 bytes for an entry with attributes it stays well below the largest message.
 const PAGE_MAX: usize = 4096;
@@ -59,7 +59,15 @@ pub fn read(
             attributes,
         });
     }
-    Ok(Reply::Directory { entries, complete })
+    let parent = match row.place {
+        Place::Named { parent } => parent,
+        Place::Trash { .. } | Place::Orphan { .. } => directory,
+    };
+    Ok(Reply::Directory {
+        entries,
+        complete,
+        parent: Some(parent),
+    })
 }
 
 fn cookie_of(key: &[u8]) -> Option<u64> {

@@ -25,7 +25,7 @@ use twinshore_protocol::{
     Position, Reply, SessionId, Side, Sides, Timestamp, VolumeId,
 };
 
-use super::{Context, Maintenance, Outcome, check, maintain, step};
+use super::{Context, Maintenance, Outcome, VolumeLimits, check, maintain, step};
 use crate::view::ViewStore;
 use crate::view::memory::MemoryView;
 
@@ -109,7 +109,10 @@ impl World {
             encryption: Encryption::None,
             settings,
         };
-        world.maintain(&Maintenance::CreateVolume { format }).unwrap();
+        let limits = VolumeLimits::default();
+        world
+            .maintain(&Maintenance::CreateVolume { format, limits })
+            .unwrap();
         world
             .maintain(&Maintenance::StartEpoch { epoch: Epoch(1) })
             .unwrap();
@@ -253,6 +256,7 @@ impl World {
             Reply::Created {
                 attributes,
                 new: true,
+                ..
             } => Ok(attributes),
             other => panic!("{other:?}"),
         }
@@ -491,7 +495,10 @@ impl World {
                 limit,
                 with_attributes: true,
             };
-            let Reply::Directory { entries, complete } = self.run(&asked).unwrap() else {
+            let Reply::Directory {
+                entries, complete, ..
+            } = self.run(&asked).unwrap()
+            else {
                 panic!()
             };
             for entry in entries {

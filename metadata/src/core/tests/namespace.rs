@@ -252,7 +252,10 @@ fn a_listing_goes_on_while_the_directory_changes() {
             limit: 7,
             with_attributes: false,
         };
-        let Reply::Directory { entries, complete } = world.run(&asked).unwrap() else {
+        let Reply::Directory {
+            entries, complete, ..
+        } = world.run(&asked).unwrap()
+        else {
             panic!()
         };
         for entry in entries {
@@ -298,7 +301,7 @@ fn create_finds_what_exists_unless_it_must_not() {
             truncate,
         });
         result.map(|reply| match reply {
-            Reply::Created { attributes, new } => (attributes.inode, attributes.size_bytes, new),
+            Reply::Created { attributes, new, .. } => (attributes.inode, attributes.size_bytes, new),
             other => panic!("{other:?}"),
         })
     };

@@ -10,7 +10,10 @@ fn a_volume_is_made_once_and_epochs_only_rise() {
     let mut world = World::new();
     let format = volume::format(&world.view).unwrap().unwrap();
     assert_eq!(
-        world.maintain(&Maintenance::CreateVolume { format }),
+        world.maintain(&Maintenance::CreateVolume {
+            format,
+            limits: VolumeLimits::default()
+        }),
         Err(Errno::Exists)
     );
     assert_eq!(

@@ -60,16 +60,32 @@ fn a_directory_is_created_once_and_opened_again() {
         DataDirectory::open(&path, None, small()),
         Err(DirectoryError::InUse(_))
     ));
-    assert!(matches!(
-        DataDirectory::create(&path, &format(VOLUME), small()),
-        Err(DirectoryError::InUse(_))
-    ));
+    let error = DataDirectory::create(&path, &format(VOLUME), small()).unwrap_err();
+    assert!(
+        matches!(error, DirectoryError::Exists { volume: VOLUME, .. }),
+        "what stands in the way is the volume, not who uses it: {error}"
+    );
     drop(directory);
     let error = DataDirectory::create(&path, &format(VOLUME), small()).unwrap_err();
     assert!(matches!(error, DirectoryError::Exists { volume: VOLUME, .. }));
     let mut directory = DataDirectory::open(&path, Some(VOLUME), small()).unwrap();
     assert_eq!(directory.format, format(VOLUME));
     assert_eq!(directory.journal.acquire().unwrap().epoch, Epoch(2));
+}
+
+#[test]
+fn a_creation_whose_first_record_fails_leaves_no_volume_and_can_be_repeated() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("data");
+    let cut_off = DataDirectory::create_with(&path, &format(VOLUME), small(), |_| {
+        Err(DirectoryError::Full(path.clone()))
+    });
+    assert!(matches!(cut_off, Err(DirectoryError::Full(_))));
+    assert!(matches!(
+        DataDirectory::open(&path, None, small()),
+        Err(DirectoryError::NoVolume(_))
+    ));
+    DataDirectory::create(&path, &format(VOLUME), small()).unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use twinshore_protocol::Position;
 
 use super::ServeError;
+use super::disk_space::{DiskSpace, Space};
 use super::engine::Engine;
 use super::metrics::Metrics;
 use crate::journal::{Digest, Journal, JournalError, Tail};
@@ -32,16 +33,21 @@ pub(super) fn start(
     mut journal: Box<dyn Journal>,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    space: DiskSpace,
 ) -> Result<(std_mpsc::Sender<Job>, JoinHandle<()>), ServeError> {
     let (sender, jobs) = std_mpsc::channel();
     let run = move || {
         for job in jobs {
             match job {
                 Job::Append { tail, digest, bytes } => {
-                    let begun = Instant::now();
-                    let result = recovery::append(journal.as_mut(), &tail, digest, &bytes);
-                    metrics.append_seconds.observe(begun.elapsed().as_secs_f64());
-                    let result = result.map_err(classify);
+                    let result = if space.look() == Space::Exhausted {
+                        Err(AppendError::Full)
+                    } else {
+                        let begun = Instant::now();
+                        let result = recovery::append(journal.as_mut(), &tail, digest, &bytes);
+                        metrics.append_seconds.observe(begun.elapsed().as_secs_f64());
+                        result.map_err(classify)
+                    };
                     let last = matches!(result, Err(AppendError::Final(_)));
                     engine.input(Input::Appended(result));
                     if last {

@@ -1,13 +1,17 @@
 //! What the archiver needs of the service: records, frozen states; and what follows from its progress: status, trimming.
 //!
+//! At a graceful stop the archiver stores what is left, within [`STORE_EVERYTHING_LIMIT`]: after it either bucket alone holds
+//! everything that was acknowledged. A bucket that does not answer may hold the stop up no longer.
+//!
 //! An error of the archiver is final: another leader is at work, or this data directory is not the volume's newest.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use twinshore_protocol::{Position, VolumeId};
 use twinshore_storage::bucket::Bucket;
@@ -18,6 +22,19 @@ use crate::archive::{
 };
 use crate::journal::{JournalError, JournalReader, Tail};
 
+/// How long a graceful stop waits for the buckets. With everything else that ends it stays below the 30 s that Kubernetes
+/// gives a pod.
+const STORE_EVERYTHING_LIMIT: Duration = Duration::from_secs(15);
+
+/// How the archiver is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Store what was committed, within the limit. Nothing more is being committed.
+    StoreEverything,
+    /// At once: the journal has failed, nobody knows what is committed.
+    AtOnce,
+}
+
 /// The parts that the archiver is built from.
 pub(super) struct Parts {
     pub volume: VolumeId,
@@ -26,7 +43,8 @@ pub(super) struct Parts {
     pub buckets: [Option<Arc<dyn Bucket>>; 2],
     pub reader: JournalReader,
     pub engine: Arc<Engine>,
-    pub stopped: watch::Receiver<bool>,
+    /// Without an answer: at once.
+    pub ending: oneshot::Receiver<Ending>,
 }
 
 /// Starts the archiver. It runs without buckets too: one may come later.
@@ -37,10 +55,10 @@ pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
         buckets,
         reader,
         engine,
-        stopped,
+        ending,
     } = parts;
     let source = Arc::new(Source {
-        reader,
+        reader: reader.clone(),
         engine: Arc::clone(&engine),
     });
     // Random, so that two processes with a copied data directory can be told apart.
@@ -53,15 +71,16 @@ pub(super) fn start(parts: Parts) -> (ArchiveHandle, JoinHandle<()>) {
         buckets,
         ArchiverOptions::default(),
     );
-    let task = tokio::spawn(run(archiver, handle.clone(), engine, stopped));
+    let task = tokio::spawn(run(archiver, handle.clone(), reader, engine, ending));
     (handle, task)
 }
 
 async fn run(
     archiver: Archiver,
     handle: ArchiveHandle,
+    reader: JournalReader,
     engine: Arc<Engine>,
-    mut stopped: watch::Receiver<bool>,
+    ending: oneshot::Receiver<Ending>,
 ) {
     let mut status = handle.status();
     let tell = async {
@@ -69,15 +88,43 @@ async fn run(
             let now = status.borrow_and_update().clone();
             engine.archived(now.checkpoint(), now.archived(), now.trim_floor);
         }
+        // Who is told has ended. What is left is stored nevertheless.
+        std::future::pending().await
+    };
+    let end = async {
+        match ending.await {
+            Ok(Ending::StoreEverything) => store_everything(&handle, &reader).await,
+            Ok(Ending::AtOnce) | Err(_) => {}
+        }
     };
     let ended = tokio::select! {
         biased;
-        _ = stopped.wait_for(|stopped| *stopped) => return,
+        () = end => return,
         ended = archiver.run() => ended,
         () = tell => return,
     };
     if let Err(error) = ended {
         engine.fail(explain(&error));
+    }
+}
+
+async fn store_everything(handle: &ArchiveHandle, reader: &JournalReader) {
+    let until = match reader.tail() {
+        Ok(tail) => tail.position,
+        Err(error) => {
+            tracing::warn!(%error, "the last records are not archived: the journal cannot be read");
+            return;
+        }
+    };
+    match tokio::time::timeout(STORE_EVERYTHING_LIMIT, handle.store_everything(until)).await {
+        Ok(true) => tracing::info!(position = until.0, "everything is archived"),
+        Ok(false) => tracing::warn!("the last records are not archived: the archive has failed"),
+        Err(_) => tracing::warn!(
+            position = until.0,
+            archived = handle.status().borrow().archived().0,
+            seconds = STORE_EVERYTHING_LIMIT.as_secs(),
+            "not all records could be archived in time: a bucket does not answer"
+        ),
     }
 }
 

@@ -22,6 +22,7 @@ use twinshore_protocol::{Extent, ExtentSource, Position, Reply};
 
 use super::Clock;
 use super::appender::Job;
+use super::disk_space::{DiskSpace, Space};
 use crate::archive::FrozenState;
 use crate::journal::Tail;
 use crate::service::state::{ConnectionId, Input, Numbers, Output, Service};
@@ -82,6 +83,9 @@ struct State {
     clock: Clock,
     /// Taken at the end, so that the appender ends too.
     appends: Option<std_mpsc::Sender<Job>>,
+    space: DiskSpace,
+    /// The service was told that there is little space left.
+    is_low: bool,
     streams: HashMap<ConnectionId, Egress>,
     /// Streams that may have something for later.
     has_later: BTreeSet<ConnectionId>,
@@ -96,12 +100,14 @@ struct State {
 
 impl Engine {
     /// Nothing happens before [`Engine::begin`].
-    pub fn new(service: Service<FjallView>, clock: Clock) -> Self {
+    pub fn new(service: Service<FjallView>, clock: Clock, space: DiskSpace) -> Self {
         Self {
             state: Mutex::new(State {
                 service,
                 clock,
                 appends: None,
+                space,
+                is_low: false,
                 streams: HashMap::new(),
                 has_later: BTreeSet::new(),
                 stopping: false,
@@ -162,6 +168,7 @@ impl Engine {
     pub fn tick(&self) {
         let mut state = self.lock();
         state.send_what_is_late();
+        state.look_at_disk();
         state.handle(Input::Tick);
         self.look_for_the_end(state);
     }
@@ -298,6 +305,14 @@ impl Engine {
 impl State {
     fn is_over(&self) -> bool {
         self.failure.is_some() || self.appends.is_none()
+    }
+
+    fn look_at_disk(&mut self) {
+        let is_low = self.space.look() != Space::Enough;
+        if is_low != self.is_low {
+            self.is_low = is_low;
+            self.handle(Input::Disk { is_low });
+        }
     }
 
     fn handle(&mut self, input: Input) {

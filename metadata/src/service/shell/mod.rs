@@ -15,7 +15,8 @@
 //! # Failure cases
 //!
 //! A journal or view that fails ends the process: after a failed `fdatasync` nobody knows what is on the disk, and only a
-//! restart, which reads it back, can tell. A full disk does not.
+//! restart, which reads it back, can tell. A full disk does not: changes are refused before the view has no room left
+//! ([`disk_space`]).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,11 +33,12 @@ use twinshore_storage::bucket::Bucket;
 use super::recovery::{self, RecoveryError};
 use super::state::{Service, ServiceError, ServiceOptions};
 use crate::archive::ArchiveHandle;
-use crate::journal::Journal;
+use crate::core::VolumeLimits;
 use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions};
 
 mod appender;
 mod archiving;
+mod disk_space;
 mod engine;
 mod http;
 mod metrics;
@@ -44,6 +46,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use disk_space::DiskSpace;
 use engine::{Ending, Engine};
 
 /// How long a stop waits for what is executed to be committed.
@@ -51,6 +54,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long streams may take to end after a stop, in all.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a task that limits itself may take to end.
+const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What [`serve`] needs.
 pub struct ServeOptions {
@@ -131,10 +137,15 @@ pub enum ServeError {
 }
 
 /// Makes the data directory of a new volume. Blocks.
-pub fn create_volume(data_dir: &std::path::Path, format: &VolumeFormat) -> Result<(), ServeError> {
-    let mut directory = DataDirectory::create(data_dir, format, DirectoryOptions::default())?;
-    recovery::create(&mut directory.journal, &mut directory.view, format, wall_clock())?;
-    directory.view.persist().map_err(RecoveryError::from)?;
+pub fn create_volume(
+    data_dir: &std::path::Path,
+    format: &VolumeFormat,
+    limits: VolumeLimits,
+) -> Result<(), ServeError> {
+    DataDirectory::create_with(data_dir, format, DirectoryOptions::default(), |journal| {
+        recovery::create(journal, format, limits, wall_clock())?;
+        Ok::<_, ServeError>(())
+    })?;
     Ok(())
 }
 
@@ -172,19 +183,21 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         mut view,
         lock,
     } = DataDirectory::open(&data_dir, volume, directory)?;
-    if journal.tail().map_err(RecoveryError::from)?.position == twinshore_protocol::Position::ZERO {
-        // The creation was cut off between the directory and its first record.
-        recovery::create(&mut journal, &mut view, &format, wall_clock())?;
-    }
+    let space = DiskSpace::new(data_dir, directory.journal.segment_bytes);
     let tail = recovery::recover(&mut journal, &mut view, format.volume)?;
     tracing::info!(volume = %format.volume, position = tail.position.0, epoch = tail.epoch.0, "recovered");
     let reader = journal.reader();
 
     let clock = Clock::start();
     let (service, outputs) = Service::start(view, tail, clock.now(), service_options)?;
-    let engine = Arc::new(Engine::new(service, clock));
+    let engine = Arc::new(Engine::new(service, clock, space.clone()));
     let metrics = Arc::new(metrics::Metrics::new());
-    let (appends, appender) = appender::start(Box::new(journal), Arc::clone(&engine), Arc::clone(&metrics))?;
+    let (appends, appender) = appender::start(
+        Box::new(journal),
+        Arc::clone(&engine),
+        Arc::clone(&metrics),
+        space,
+    )?;
     let mut ending = engine.ending();
     engine.begin(appends, outputs);
 
@@ -198,13 +211,14 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
             stopped.clone(),
         ))
     });
+    let (end_archive, end_of_archive) = oneshot::channel();
     let (archive, archiver) = archiving::start(archiving::Parts {
         volume: format.volume,
         began: tail,
         buckets,
         reader,
         engine: Arc::clone(&engine),
-        stopped: stopped.clone(),
+        ending: end_of_archive,
     });
     let server = tokio::spawn(streams::serve(listener, Arc::clone(&engine), stopped));
     if let Some(ready) = ready {
@@ -236,6 +250,13 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         engine.end();
     }
     let mut ending = ending.borrow().clone();
+    // Now that nothing more is committed, the rest of it goes to the buckets.
+    let farewell = match &ending {
+        Some(Ending::Stopped) => archiving::Ending::StoreEverything,
+        Some(Ending::Failed(_)) | None => archiving::Ending::AtOnce,
+    };
+    // It may have ended by itself, with an error that was told.
+    let _ = end_archive.send(farewell);
     join("the archiver", archiver).await;
     if let Some(http_server) = http_server {
         join("the HTTP server", http_server).await;
@@ -264,7 +285,7 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
 }
 
 async fn join(what: &'static str, task: tokio::task::JoinHandle<()>) {
-    match tokio::time::timeout(STOP_DEADLINE, task).await {
+    match tokio::time::timeout(JOIN_DEADLINE, task).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "{what} failed"),
         Err(_) => tracing::warn!("{what} did not stop in time"),

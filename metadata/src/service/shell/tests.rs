@@ -10,10 +10,15 @@ use tokio::task::JoinHandle;
 use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::operation::NewInode;
 use twinshore_protocol::session::{GrpcTransport, RequestError, Session, SessionOptions, WithoutCaches};
-use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, Operation, Reply, Side};
+use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, Operation, Position, Reply, Side};
+use twinshore_storage::fault::{Faults, FaultyBucket};
+use twinshore_storage::memory::MemoryBucket;
 
 use super::*;
+use crate::archive;
+use crate::journal::Journal;
 use crate::service::state::tests::format;
+use crate::view::View;
 
 struct Running {
     ready: Ready,
@@ -23,11 +28,16 @@ struct Running {
 
 impl Running {
     async fn start(data_dir: &Path, listen: SocketAddr) -> Self {
+        Self::start_with(data_dir, listen, [None, None]).await
+    }
+
+    async fn start_with(data_dir: &Path, listen: SocketAddr, buckets: [Option<Arc<dyn Bucket>>; 2]) -> Self {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let mut options = ServeOptions::new(data_dir.to_owned(), listen);
         options.http = Some("127.0.0.1:0".parse().unwrap());
         options.ready = Some(ready);
+        options.buckets = buckets;
         let task = tokio::spawn(serve(options, async move {
             let _ = stopped.await;
         }));
@@ -97,7 +107,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
 async fn files_made_over_grpc_are_there_after_a_restart_and_the_session_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let data_dir = directory.path().join("metadata");
-    create_volume(&data_dir, &format()).unwrap();
+    create_volume(&data_dir, &format(), VolumeLimits::default()).unwrap();
     let running = Running::start(&data_dir, "127.0.0.1:0".parse().unwrap()).await;
     let listen = running.ready.listen;
     let session = connect(listen).await;
@@ -142,6 +152,102 @@ async fn files_made_over_grpc_are_there_after_a_restart_and_the_session_goes_on(
     again.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_graceful_stop_either_bucket_alone_restores_everything_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("metadata");
+    create_volume(&data_dir, &format(), VolumeLimits::default()).unwrap();
+    let buckets = [MemoryBucket::new(), MemoryBucket::new()];
+    for bucket in &buckets {
+        archive::claim_bucket(bucket, &format()).await.unwrap();
+    }
+    let given = buckets
+        .clone()
+        .map(|bucket| Some(Arc::new(bucket) as Arc<dyn Bucket>));
+    let running = Running::start_with(&data_dir, "127.0.0.1:0".parse().unwrap(), given).await;
+    let mut status = running.ready.archive.status();
+    // What comes now comes after the first run and the first checkpoint: it would wait for the next interval.
+    let begun = status.wait_for(|status| status.checkpoint() > Position::ZERO);
+    tokio::time::timeout(Duration::from_secs(30), begun)
+        .await
+        .expect("the archive begins")
+        .unwrap();
+    let session = connect(running.ready.listen).await;
+    for index in 0..20 {
+        create(&session, &format!("late{index}")).await.unwrap();
+    }
+    session.close().await;
+    running.stop().await;
+    let (position, names) = content(&data_dir);
+    assert_eq!(names, 20);
+    for (index, bucket) in buckets.iter().enumerate() {
+        let path = directory.path().join(format!("restored{index}"));
+        let restored = archive::restore(bucket, &path).await.unwrap();
+        assert_eq!((restored.position, content(&path).1), (position, names));
+    }
+}
+
+/// The last record of a data directory, and how many names there are in the root.
+fn content(data_dir: &Path) -> (Position, usize) {
+    let DataDirectory {
+        format,
+        mut journal,
+        mut view,
+        ..
+    } = DataDirectory::open(data_dir, None, DirectoryOptions::default()).unwrap();
+    let last = journal.tail().unwrap().position;
+    recovery::recover(&mut journal, &mut view, format.volume).unwrap();
+    (last, view.scan(b"D", b"E", usize::MAX).unwrap().len())
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_answer_holds_a_stop_up_only_for_a_while() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("metadata");
+    create_volume(&data_dir, &format(), VolumeLimits::default()).unwrap();
+    let bucket = MemoryBucket::new();
+    archive::claim_bucket(&bucket, &format()).await.unwrap();
+    let faulty = FaultyBucket::new(Arc::new(bucket), 1);
+    faulty.set(Faults {
+        down: true,
+        ..Faults::default()
+    });
+    let given: [Option<Arc<dyn Bucket>>; 2] = [Some(Arc::new(faulty)), None];
+    let running = Running::start_with(&data_dir, "127.0.0.1:0".parse().unwrap(), given).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_volume_has_the_limits_that_it_was_made_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("metadata");
+    let limits = VolumeLimits {
+        bytes: Some(5 << 30),
+        inodes: Some(2),
+    };
+    create_volume(&data_dir, &format(), limits).unwrap();
+    let running = Running::start(&data_dir, "127.0.0.1:0".parse().unwrap()).await;
+    let session = connect(running.ready.listen).await;
+    let usage = Operation::StatFileSystem {
+        inode: InodeNumber::ROOT,
+    };
+    let Ok(Reply::FileSystem(usage)) = session.request(Caller::ROOT, usage).await else {
+        panic!("no answer")
+    };
+    assert_eq!(
+        (usage.limit_bytes, usage.used_inodes, usage.limit_inodes),
+        (Some(5 << 30), 1, Some(2))
+    );
+    create(&session, "fits").await.unwrap();
+    let full = create(&session, "does not").await;
+    assert!(
+        matches!(full, Err(RequestError::Failed(Errno::NoSpace))),
+        "{full:?}"
+    );
+    session.close().await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_directory_without_a_volume_and_a_second_service_are_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -152,7 +258,7 @@ async fn a_directory_without_a_volume_and_a_second_service_are_refused() {
         "{empty:?}"
     );
     let data_dir = directory.path().join("metadata");
-    create_volume(&data_dir, &format()).unwrap();
+    create_volume(&data_dir, &format(), VolumeLimits::default()).unwrap();
     let running = Running::start(&data_dir, listen).await;
     let second = serve(ServeOptions::new(data_dir, listen), async {}).await;
     assert!(

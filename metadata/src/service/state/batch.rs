@@ -164,7 +164,7 @@ impl<V: ViewStore> Service<V> {
         }
         self.store.apply(tail.position, &batch.mutations)?;
         self.tail = tail;
-        self.numbers.full = false;
+        self.numbers.full = self.disk_is_low;
         for entry in batch.entries {
             match entry {
                 Entry::Reply(held) => self.release(held, tail.position),
@@ -175,6 +175,19 @@ impl<V: ViewStore> Service<V> {
         }
         self.after_settings()?;
         self.after_reports()
+    }
+
+    /// The disk has become nearly full, or has room again.
+    pub(super) fn disk(&mut self, is_low: bool) {
+        self.disk_is_low = is_low;
+        self.numbers.full = is_low;
+        if is_low {
+            tracing::error!(
+                "the disk of the metadata is nearly full: nothing new is accepted until there is space"
+            );
+        } else {
+            tracing::info!("the disk of the metadata has room again");
+        }
     }
 
     /// The journal's disk is full: nothing of both batches will ever be. The next mutation tries again.
@@ -192,6 +205,7 @@ impl<V: ViewStore> Service<V> {
                 Entry::Reply(held) => {
                     if let Some(inode) = held.opened {
                         self.opens.release(held.session, inode);
+                        self.unblock |= self.private.release(held.session, inode);
                     }
                     self.unmark_removed(&held);
                     if held.mutates {

@@ -80,6 +80,9 @@ impl<V: ViewStore> Service<V> {
         self.drop_leases(id);
         self.abandon_waits(id);
         self.opens.release_all(id);
+        self.private.release_all(id);
+        self.blocked.retain(|request| !request.is_of(id));
+        self.unblock = true;
         let mut granted = Vec::new();
         self.locks.release_session(id, &mut granted);
         self.answer_granted(granted);

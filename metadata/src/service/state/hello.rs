@@ -4,6 +4,7 @@
 //! journalled too, so both are welcomed when a batch is committed. Until then nothing is sent over the stream: `Welcome` is
 //! its first message. At most one stream carries a session: the newest wins.
 
+use twinshore_protocol::format::Durability;
 use twinshore_protocol::identifiers::NumberRange;
 use twinshore_protocol::message::{
     Hello, LEASE_SECONDS, PROTOCOL_VERSION, Reclaim, Refusal, ServerMessage, Welcome,
@@ -240,7 +241,13 @@ impl<V: ViewStore> Service<V> {
             .values()
             .filter_map(|request| request.opened)
             .collect();
-        session.reclaimed = true;
+        let is_of_older_service = !std::mem::replace(&mut session.reclaimed, true);
+        if is_of_older_service && self.format.settings.durability == Durability::Fsync {
+            for (inode, _) in &opens {
+                self.private.hold(id, *inode);
+            }
+        }
+        self.unblock = true;
         self.opens.release_all(id);
         for (inode, times) in opens
             .into_iter()

@@ -20,7 +20,8 @@
 //!
 //! # Failure cases
 //!
-//! A full journal fails the mutations of both uncommitted batches with `ENOSPC`; reads go on. Anything else that is wrong
+//! While the disk has little room left, what would make the tree grow is answered `ENOSPC`; removing goes on. A full journal
+//! fails the mutations of both uncommitted batches with `ENOSPC`; reads go on. Anything else that is wrong
 //! with journal, store or state stops the service for good ([`Output::Stop`]): a restart replays the journal.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -52,6 +53,7 @@ pub mod leases;
 pub mod locks;
 mod numbers;
 pub mod opens;
+mod private;
 mod recall;
 mod sequencing;
 mod session;
@@ -116,6 +118,11 @@ pub enum Input {
     Appended(Result<Tail, AppendError>),
     /// Time has passed: about every [`TICK`].
     Tick,
+    /// The disk of journal and view has little room left, or enough again.
+    Disk {
+        /// Nothing may grow.
+        is_low: bool,
+    },
     /// The archive has moved on: the last checkpoint, and the last record, that both buckets hold.
     Archived {
         /// Position of the checkpoint.
@@ -273,10 +280,17 @@ pub struct Service<V: ViewStore> {
     grace: bool,
     /// Lock requests that wait for the end of grace.
     parked: Vec<soft::Parked>,
+    private: private::PrivateFiles,
+    /// Requests that wait for holders of private files.
+    blocked: Vec<private::Blocked>,
+    /// Something has changed that blocked requests may wait for.
+    unblock: bool,
     tasks: Tasks,
     background: background::Background,
     checkpoint: Position,
     archived: Position,
+    /// The disk has little room left: what grows is refused.
+    disk_is_low: bool,
     numbers: Numbers,
     faults: faults::Faults,
     stopped: bool,
@@ -326,10 +340,14 @@ impl<V: ViewStore> Service<V> {
             waits: BTreeMap::new(),
             next_wait: 1,
             parked: Vec::new(),
+            private: private::PrivateFiles::default(),
+            blocked: Vec::new(),
+            unblock: false,
             tasks: Tasks::default(),
             background: background::Background::default(),
             checkpoint: Position::ZERO,
             archived: Position::ZERO,
+            disk_is_low: false,
             numbers: Numbers::default(),
             faults: faults::Faults::new(options.fault),
             stopped: false,
@@ -377,11 +395,13 @@ impl<V: ViewStore> Service<V> {
             Input::Disconnected { connection } => self.disconnected(connection),
             Input::Appended(result) => self.appended(result)?,
             Input::Tick => self.tick()?,
+            Input::Disk { is_low } => self.disk(is_low),
             Input::Archived { checkpoint, archived } => {
                 self.checkpoint = checkpoint;
                 self.archived = archived;
             }
         }
+        self.run_blocked()?;
         self.flush()
     }
 

@@ -237,7 +237,7 @@ impl<V: ViewStore> Service<V> {
 
     /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: a new
     /// stream begins without leases.
-    fn push(&mut self, id: SessionId, items: Vec<Invalidation>) -> u64 {
+    pub(super) fn push(&mut self, id: SessionId, items: Vec<Invalidation>) -> u64 {
         let Some(session) = self.sessions.get_mut(&id) else {
             return 0;
         };
@@ -292,6 +292,7 @@ impl<V: ViewStore> Service<V> {
             return;
         };
         self.settle(&outstanding);
+        self.gave_up(session, &outstanding.inodes, number);
         if let Some(wait) = outstanding.wait {
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.waited_by.remove(&wait);
@@ -365,6 +366,10 @@ impl<V: ViewStore> Service<V> {
         };
         state.generation += 1;
         state.holds_everything = false;
+        self.private.forget_recalls(session);
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let outstanding = std::mem::take(&mut state.outstanding);
         for outstanding in outstanding.values() {
             self.settle(outstanding);

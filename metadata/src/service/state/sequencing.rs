@@ -1,5 +1,7 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
+use twinshore_protocol::format::Durability;
+use twinshore_protocol::operation::AllocateMode;
 use twinshore_protocol::{
     Attributes, Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
 };
@@ -183,18 +185,30 @@ impl<V: ViewStore> Service<V> {
             caller: &caller,
             open: &open,
         };
+        let mut outcome = core::step(&view, &context, &operation)?;
+        if self.disk_is_low && !outcome.mutations.is_empty() && grows(&operation) {
+            outcome = core::Outcome {
+                result: Err(Errno::NoSpace),
+                mutations: Vec::new(),
+                changes: Vec::new(),
+            };
+        }
+        let depth = view.depth();
+        if self.block(id, number, &caller, &operation, &outcome.result) {
+            return Ok(());
+        }
         let core::Outcome {
-            result,
+            mut result,
             mut mutations,
             changes,
-        } = core::step(&view, &context, &operation)?;
-        let depth = view.depth();
+        } = outcome;
         let opened = self.note_opened(id, number, &operation, &result);
         let mutates = !mutations.is_empty();
         if mutates {
             if let (Ok(reply), true) = (&result, mutation) {
                 mutations.push(results::remember(id, number, reply));
             }
+            self.make_private(id, &mut result);
             self.faults.tamper(&mut mutations);
             self.filling.add_mutations(&mutations);
         }
@@ -248,6 +262,21 @@ impl<V: ViewStore> Service<V> {
         Ok(directories)
     }
 
+    /// At durability `fsync` a new file is private to its maker. Told in the first reply only: who asks again has missed what
+    /// came in between.
+    fn make_private(&mut self, id: SessionId, result: &mut Result<Reply, Errno>) {
+        if self.format.settings.durability == Durability::Fsync
+            && let Ok(Reply::Created {
+                attributes,
+                new: true,
+                private,
+            }) = result
+        {
+            *private = true;
+            self.private.hold(id, attributes.inode);
+        }
+    }
+
     /// Counts an open as soon as it is executed: an unlink right after it must see it.
     fn note_opened(
         &mut self,
@@ -274,6 +303,23 @@ impl<V: ViewStore> Service<V> {
             );
         }
         Some(inode)
+    }
+}
+
+/// Does the operation add to what is stored? On a disk that is nearly full these are refused; what takes away, replication's
+/// reports and the work of administrators go on.
+fn grows(operation: &Operation) -> bool {
+    match operation {
+        Operation::Allocate { mode, .. } => !matches!(mode, AllocateMode::PunchHole),
+        Operation::MakeNode { .. }
+        | Operation::MakeDirectory { .. }
+        | Operation::Create { .. }
+        | Operation::SymbolicLink { .. }
+        | Operation::Link { .. }
+        | Operation::Commit { .. }
+        | Operation::CopyRange { .. }
+        | Operation::SetExtendedAttribute { .. } => true,
+        _ => false,
     }
 }
 

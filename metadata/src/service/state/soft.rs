@@ -60,6 +60,8 @@ impl<V: ViewStore> Service<V> {
             Operation::CancelLock { inode, owner } => self.cancel_lock(session, number, inode, owner),
             Operation::Release { inode } => {
                 let result = if self.opens.release(session, inode) {
+                    // Its holder has stored what it wrote before it lets go.
+                    self.unblock |= self.private.release(session, inode);
                     Ok(Reply::Done)
                 } else {
                     Err(Errno::BadHandle)
@@ -172,6 +174,7 @@ impl<V: ViewStore> Service<V> {
             return;
         }
         self.grace = false;
+        self.unblock = true;
         tracing::info!("every session has claimed its open files and locks, or is gone");
         self.background.poke();
         for request in std::mem::take(&mut self.parked) {

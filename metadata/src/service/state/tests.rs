@@ -4,6 +4,7 @@
 mod coherence;
 mod failures;
 mod order;
+mod private;
 mod replication;
 mod sessions;
 mod soft_state;

@@ -48,6 +48,43 @@ fn a_full_journal_refuses_changes_and_goes_on_reading() {
 }
 
 #[test]
+fn on_a_nearly_full_disk_nothing_grows_but_removing_and_sessions_go_on() {
+    let mut world = World::new();
+    let mut client = world.client();
+    world.create(&mut client, "old");
+    world.input(Input::Disk { is_low: true });
+    let operation = create(&mut client, "new");
+    let refused = world.ask(&mut client, operation);
+    assert_eq!(world.reply(&client, refused), Some(Err(Errno::NoSpace)));
+    assert!(world.service.numbers().full);
+    let mut other = world.client();
+    let found = world.ask(&mut other, lookup("old"));
+    assert!(matches!(world.reply(&other, found), Some(Ok(Reply::Entry(_)))));
+    let unlink = Operation::Unlink {
+        parent: InodeNumber::ROOT,
+        name: "old".parse().unwrap(),
+    };
+    let removed = world.ask(&mut client, unlink);
+    world.acknowledge_all(&other);
+    assert!(matches!(
+        world.reply(&client, removed),
+        Some(Ok(Reply::Removed { .. }))
+    ));
+    assert!(
+        world.service.numbers().full,
+        "what was committed freed no space yet"
+    );
+    world.input(Input::Disk { is_low: false });
+    let operation = create(&mut client, "new");
+    let made = world.ask(&mut client, operation);
+    world.acknowledge_all(&other);
+    assert!(matches!(
+        world.reply(&client, made),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
+}
+
+#[test]
 fn a_create_that_found_a_full_journal_holds_nothing_open() {
     let mut world = World::new();
     let mut client = world.client();

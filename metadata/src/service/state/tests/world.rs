@@ -19,6 +19,7 @@ use twinshore_protocol::{
     Timestamp, VolumeId,
 };
 
+use crate::core::VolumeLimits;
 use crate::journal::memory::{MemoryDisk, MemoryJournal};
 use crate::journal::{Digest, Tail};
 use crate::service::recovery;
@@ -86,8 +87,13 @@ impl World {
     pub fn with(options: ServiceOptions) -> Self {
         let disk = MemoryDisk::new(VOLUME, &Tail::EMPTY);
         let mut journal = disk.open().unwrap();
-        let mut view = MemoryView::new();
-        recovery::create(&mut journal, &mut view, &format(), wall(Duration::ZERO)).unwrap();
+        recovery::create(
+            &mut journal,
+            &format(),
+            VolumeLimits::default(),
+            wall(Duration::ZERO),
+        )
+        .unwrap();
         drop(journal);
         Self::start(disk, options, Duration::ZERO)
     }
@@ -337,6 +343,7 @@ impl World {
             Ok(Reply::Created {
                 attributes,
                 new: true,
+                ..
             }) => attributes.inode,
             other => panic!("not created but {other:?}"),
         }
