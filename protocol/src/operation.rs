@@ -625,6 +625,19 @@ pub enum Operation {
         #[n(0)]
         limit_bytes: u64,
     },
+    /// The next extents of the compaction that is under way, for whoever rewrites them. Replies `Compaction`.
+    ///
+    /// The service keeps the place: what one asker was given it gives to nobody else in this pass. Like `ListInline`, only
+    /// one session at a time is given anything.
+    #[n(42)]
+    ListCompaction {
+        /// How many bytes of content at most (one extent at least, if there is one).
+        #[n(0)]
+        limit_bytes: u64,
+    },
+    /// Asks for a compaction of everything that can be compacted, however young. Replies `Done`.
+    #[n(43)]
+    RequestCompaction,
 }
 
 /// One exchange of a `Repoint`: applied only where the old extent stands unchanged.
@@ -663,6 +676,8 @@ impl Operation {
             | Self::GetStatus
             | Self::ListObjects { .. }
             | Self::ListInline { .. }
+            | Self::ListCompaction { .. }
+            | Self::RequestCompaction
             | Self::Open { truncate: false, .. } => false,
             Self::SetAttributes { .. }
             | Self::MakeNode { .. }

@@ -7,6 +7,7 @@
 //! * `allocated_bytes` of the inode is the sum of their lengths. An inode that allocates nothing has none, and is not
 //!   searched.
 //! * An object's live bytes are the sum of the lengths of all extents that name it. Every inline extent has its row in `P`.
+//! * `extents` of the inode is their number; a file with many small ones has a row in `F`.
 //! * Neighbours that continue each other are one extent, as far as that is seen without searching for it.
 
 use twinshore_protocol::InodeNumber;
@@ -172,7 +173,7 @@ impl Transaction<'_> {
     fn attach(&mut self, row: &mut InodeRow, extent: Placed) -> Attempt<()> {
         let length = extent.end - extent.start;
         match &extent.source {
-            SourceRow::Object { object, .. } => self.name_object(*object, length)?,
+            SourceRow::Object { object, .. } => self.name_object(*object, row.number(), length)?,
             SourceRow::Inline { position, since, .. } => {
                 let inline = InlineRow {
                     length,
@@ -186,6 +187,8 @@ impl Transaction<'_> {
             SourceRow::Reserved => {}
         }
         row.attributes.allocated_bytes += length;
+        row.extents += 1;
+        self.note_fragmentation(row)?;
         self.put(
             keys::extent(row.number(), extent.end),
             &ExtentRow {
@@ -212,7 +215,27 @@ impl Transaction<'_> {
         let left = row.attributes.allocated_bytes.checked_sub(length);
         row.attributes.allocated_bytes =
             left.ok_or_else(|| corrupt(&key, "extents are longer than the inode allocates"))?;
+        row.extents = row.extents.saturating_sub(1);
+        self.note_fragmentation(row)?;
         self.remove(key);
+        Ok(())
+    }
+
+    fn note_fragmentation(&mut self, row: &mut InodeRow) -> Attempt<()> {
+        let is = row.is_fragmented();
+        if is == row.fragmented {
+            return Ok(());
+        }
+        row.fragmented = is;
+        let key = keys::fragmented(row.number());
+        let count = &mut self.totals()?.fragmented;
+        if is {
+            *count += 1;
+            self.mark(key);
+        } else {
+            *count = count.saturating_sub(1);
+            self.remove(key);
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::view::{Mutation, View, ViewError};
 
 mod acl;
 pub mod check;
+pub mod compaction;
 mod extents;
 mod garbage;
 pub mod keys;

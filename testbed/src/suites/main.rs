@@ -4,6 +4,7 @@
 //! `suites: N passed, N failed`.
 
 mod coherence;
+mod compaction;
 mod conformance;
 mod context;
 mod crashes;
@@ -13,6 +14,7 @@ mod locks;
 mod outages;
 mod programs;
 mod races;
+mod replication;
 mod scale;
 mod suite;
 

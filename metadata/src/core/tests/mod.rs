@@ -1,6 +1,7 @@
 //! Tests of the core: tables of rules by subject, and random operations against a naive model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod compaction;
 mod data;
 mod model;
 mod namespace;

@@ -36,6 +36,7 @@ use crate::journal::{Digest, Tail};
 use crate::view::{ViewError, ViewStore};
 
 use batch::Batch;
+use compaction::{Compaction, CompactionOptions, Housekeeper};
 use leases::Leases;
 use locks::Locks;
 use opens::Opens;
@@ -45,6 +46,7 @@ use tasks::Tasks;
 
 mod background;
 mod batch;
+pub mod compaction;
 mod expiry;
 pub mod faults;
 mod hello;
@@ -180,6 +182,8 @@ pub struct ServiceOptions {
     pub batch_operations_max: usize,
     /// Bytes of mutations at which a batch takes no more operations. One operation may go beyond it.
     pub batch_bytes_max: usize,
+    /// When compaction is worth while.
+    pub compaction: CompactionOptions,
     /// A deliberate fault.
     pub fault: Option<Fault>,
 }
@@ -193,6 +197,7 @@ impl Default for ServiceOptions {
             leases_max: 1 << 20,
             batch_operations_max: 4096,
             batch_bytes_max: 1 << 20,
+            compaction: CompactionOptions::default(),
             fault: None,
         }
     }
@@ -266,6 +271,8 @@ pub struct Service<V: ViewStore> {
     /// Lock requests that wait for the end of grace.
     parked: Vec<soft::Parked>,
     tasks: Tasks,
+    compaction: Compaction,
+    housekeeper: Housekeeper,
     background: background::Background,
     checkpoint: Position,
     archived: Position,
@@ -319,6 +326,8 @@ impl<V: ViewStore> Service<V> {
             next_wait: 1,
             parked: Vec::new(),
             tasks: Tasks::default(),
+            compaction: Compaction::new(now.monotonic),
+            housekeeper: Housekeeper::default(),
             background: background::Background::default(),
             checkpoint: Position::ZERO,
             archived: Position::ZERO,
@@ -476,6 +485,7 @@ impl<V: ViewStore> Service<V> {
             session.connection = None;
             session.paused = false;
             self.tasks.lost(id);
+            self.housekeeper.lost(id);
         }
     }
 
