@@ -177,8 +177,8 @@ impl Regions {
         Self::bring_up_with(options, true, say).await
     }
 
-    /// The same with a volume that has only the bucket of east. Everything else runs, and the bucket of west too:
-    /// [`Self::set_target`] gives it to the volume.
+    /// The same with a volume that has only the bucket of east, used by east alone. The bucket of west runs too:
+    /// [`Self::set_target`] gives it to the volume, then west can start.
     pub async fn bring_up_without_target(
         options: RegionsOptions,
         say: impl FnMut(&str),
@@ -209,6 +209,9 @@ impl Regions {
             regions.metadata_url(Region::East)
         ));
         for region in Region::BOTH {
+            if region == Region::West && !with_target {
+                continue;
+            }
             regions.start_worker(region).await?;
             regions.start_mount(region).await?;
             say(&format!(

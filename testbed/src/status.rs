@@ -27,6 +27,8 @@ pub struct Compaction {
     pub running: bool,
     /// Objects of which files name at most half.
     pub sparse_objects: u64,
+    /// Bytes of content in them that no file names.
+    pub sparse_bytes: u64,
     /// Files that lie in many small extents.
     pub fragmented_files: u64,
     /// Extents that were written anew.

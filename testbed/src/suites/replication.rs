@@ -144,7 +144,6 @@ async fn owed(context: &Context) -> Result<(u64, u64), Failure> {
 /// The whole life of replication.
 pub async fn second_bucket(context: &mut Context) -> Result<(), Failure> {
     let east = Writer::start(context.path(Region::East, "of-east"))?;
-    let west = Writer::start(context.path(Region::West, "of-west"))?;
     east.goes_on(FILES_BEFORE).await?;
     let before = context.regions.status().await?;
     ensure(before.replication.is_empty(), || {
@@ -165,6 +164,10 @@ pub async fn second_bucket(context: &mut Context) -> Result<(), Failure> {
         "nothing that existed is owed to the new bucket".to_owned()
     })?;
     let existing = before.objects;
+    context.regions.start_worker(Region::West).await?;
+    context.regions.start_mount(Region::West).await?;
+    check_in(context, Region::West, Region::East, east.written()).await?;
+    let west = Writer::start(context.path(Region::West, "of-west"))?;
     wait_for("what existed to be copied", PATIENCE, async || {
         match owed(context).await {
             Ok((_, copied)) if copied >= existing => Look::Done(()),
@@ -174,7 +177,7 @@ pub async fn second_bucket(context: &mut Context) -> Result<(), Failure> {
     })
     .await?;
     println!(
-        "  second bucket given while both regions write: {existing} objects existed, {most} were owed, and arrived"
+        "  second bucket given while programs write: {existing} objects existed, {most} were owed, and arrived"
     );
     east.goes_on(FILES_EACH).await?;
     west.goes_on(FILES_EACH).await?;
