@@ -386,6 +386,9 @@ pub enum Operation {
         files: Vec<FileCommit>,
     },
     /// `fallocate`. Replies `Attributes`.
+    ///
+    /// Where very many extents are in the range it is done in several records, from the front, and so is cutting a file (`SetAttributes`,
+    /// `Open`, `Create`): meanwhile others see a part of it done. What is to be cut reads as zeros until the size changes, at the end.
     #[n(17)]
     Allocate {
         /// The regular file.

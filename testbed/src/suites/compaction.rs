@@ -12,11 +12,11 @@ use twinshore_testbed::regions::Region;
 
 use crate::context::{Context, ensure};
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Small enough to ride in the metadata, and to be packed.
 const SMALL_BYTES: usize = 8 << 10;
-const SMALL_FILES: u64 = 2000;
+const SMALL_FILES: u64 = 1000;
 /// One in so many stays.
 const KEPT: u64 = 10;
 

@@ -13,10 +13,10 @@ use twinshore_testbed::regions::Region;
 
 use crate::context::{Context, ensure};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Files that exist before there is a second bucket.
-const FILES_BEFORE: u64 = 300;
+const FILES_BEFORE: u64 = 150;
 
 /// Files written in a state before the next change.
 const FILES_EACH: u64 = 30;
@@ -56,7 +56,7 @@ impl Writer {
                     number += 1;
                     written.store(number, Ordering::Relaxed);
                     // A program at work, not a flood: the copies have to keep up with it on a small machine.
-                    std::thread::sleep(Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(50));
                 }
                 Ok(())
             }

@@ -178,6 +178,7 @@ impl Suite {
         let minutes = match self {
             Self::TenGigabytes => 15,
             Self::LargeDirectory => 20,
+            Self::SecondBucket | Self::Compaction => 15,
             Self::Compiler => 8,
             _ => 5,
         };
