@@ -52,6 +52,12 @@ pub enum Command {
     ///
     /// Example: twinshore sync --metadata http://127.0.0.1:7700 --wait
     Sync(SyncArguments),
+    /// Show how much of the buckets no file uses any more and how fragmented files are, and tidy up.
+    ///
+    /// It happens by itself, for files that nobody has changed for a minute; `--compact` asks for all of it now.
+    ///
+    /// Example: twinshore gc --metadata http://127.0.0.1:7700 --compact --wait
+    Gc(GcArguments),
     /// List and restore removed files.
     #[command(subcommand)]
     Trash(TrashCommand),
@@ -326,7 +332,7 @@ pub struct WorkerArguments {
     #[arg(long)]
     pub flip: bool,
     /// How many objects to copy at a time.
-    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    #[arg(long, default_value_t = 64, value_name = "COUNT")]
     pub slots: u32,
     /// Memory for objects under way.
     #[arg(long, value_parser = size_in_mebibytes, default_value = "256", value_name = "MIB")]
@@ -410,8 +416,22 @@ pub struct SyncArguments {
     /// The service.
     #[command(flatten)]
     pub service: ServiceArguments,
-    /// Wait for the end, showing progress. Fails if an object is in neither bucket.
+    /// Wait for the end, showing progress. Fails if an object is in neither bucket, or if there is no worker to do it.
     #[arg(long)]
+    pub wait: bool,
+}
+
+/// `twinshore gc`.
+#[derive(Debug, Args)]
+pub struct GcArguments {
+    /// The service.
+    #[command(flatten)]
+    pub service: ServiceArguments,
+    /// Have a worker write anew what is left of sparse objects and of fragmented files, however young.
+    #[arg(long)]
+    pub compact: bool,
+    /// Wait for the end, showing progress.
+    #[arg(long, requires = "compact")]
     pub wait: bool,
 }
 

@@ -83,8 +83,9 @@ pub async fn open_side(
     instead: Option<&str>,
 ) -> Result<Option<Arc<dyn Bucket>>, CommandError> {
     match (settings.region(side), instead) {
-        (None, None) => Ok(None),
-        (_, Some(url)) => open_url(url, side, credentials).await.map(Some),
+        // Given for the day when the volume has this side: until then nothing may be stored there.
+        (None, _) => Ok(None),
+        (Some(_), Some(url)) => open_url(url, side, credentials).await.map(Some),
         (Some(region), None) => open_url(&region.bucket, side, credentials).await.map(Some),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use twinshore_protocol::Timestamp;
 use twinshore_protocol::reply::FileSystemUsage;
-use twinshore_protocol::status::{ReplicationStatus, SessionStatus, VolumeStatus};
+use twinshore_protocol::status::{CompactionStatus, ReplicationStatus, SessionStatus, VolumeStatus};
 
 use crate::units::show_size;
 
@@ -39,6 +39,7 @@ pub fn status_json(status: &VolumeStatus) -> Value {
         "replication": status.replication.iter().map(replication_json).collect::<Vec<_>>(),
         "sessions": status.sessions.iter().map(session_json).collect::<Vec<_>>(),
         "synchronisation": synchronisation_json(status),
+        "compaction": compaction_json(&status.compaction),
         "checkpoint": status.checkpoint.0,
         "archived": status.archived.0,
     })
@@ -78,6 +79,32 @@ fn session_json(session: &SessionStatus) -> Value {
         "silent_seconds": session.silent_seconds,
         "open_inodes": session.open_inodes,
     })
+}
+
+fn compaction_json(compaction: &CompactionStatus) -> Value {
+    json!({
+        "running": compaction.running,
+        "passes": compaction.passes,
+        "sparse_objects": compaction.sparse_objects,
+        "sparse_bytes": compaction.sparse_bytes,
+        "fragmented_files": compaction.fragmented_files,
+        "rewritten_extents": compaction.rewritten_extents,
+        "rewritten_bytes": compaction.rewritten_bytes,
+        "rows_looked_at": compaction.rows_looked_at,
+    })
+}
+
+/// What compaction could gain, and what it did, in one line.
+pub fn compaction_text(compaction: &CompactionStatus) -> String {
+    let running = if compaction.running { "running; " } else { "" };
+    format!(
+        "{running}{} sparse objects with {} that no file names; {} fragmented files; rewritten {} extents, {}",
+        compaction.sparse_objects,
+        show_size(compaction.sparse_bytes),
+        compaction.fragmented_files,
+        compaction.rewritten_extents,
+        show_size(compaction.rewritten_bytes)
+    )
 }
 
 fn synchronisation_json(status: &VolumeStatus) -> Value {
@@ -130,6 +157,7 @@ pub fn status_text(status: &VolumeStatus) -> String {
             show_size(status.inline_bytes)
         ),
     );
+    line("compaction", compaction_text(&status.compaction));
     line(
         "journal",
         format!(

@@ -386,6 +386,9 @@ pub enum Operation {
         files: Vec<FileCommit>,
     },
     /// `fallocate`. Replies `Attributes`.
+    ///
+    /// Where very many extents are in the range it is done in several records, from the front, and so is cutting a file (`SetAttributes`,
+    /// `Open`, `Create`): meanwhile others see a part of it done. What is to be cut reads as zeros until the size changes, at the end.
     #[n(17)]
     Allocate {
         /// The regular file.
@@ -625,6 +628,19 @@ pub enum Operation {
         #[n(0)]
         limit_bytes: u64,
     },
+    /// The next extents of the compaction that is under way, for whoever rewrites them. Replies `Compaction`.
+    ///
+    /// The service keeps the place: what one asker was given it gives to nobody else in this pass. Like `ListInline`, only
+    /// one session at a time is given anything.
+    #[n(42)]
+    ListCompaction {
+        /// How many bytes of content at most (one extent at least, if there is one).
+        #[n(0)]
+        limit_bytes: u64,
+    },
+    /// Asks for a compaction of everything that can be compacted, however young. Replies `Done`.
+    #[n(43)]
+    RequestCompaction,
 }
 
 /// One exchange of a `Repoint`: applied only where the old extent stands unchanged.
@@ -663,6 +679,8 @@ impl Operation {
             | Self::GetStatus
             | Self::ListObjects { .. }
             | Self::ListInline { .. }
+            | Self::ListCompaction { .. }
+            | Self::RequestCompaction
             | Self::Open { truncate: false, .. } => false,
             Self::SetAttributes { .. }
             | Self::MakeNode { .. }

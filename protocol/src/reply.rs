@@ -228,6 +228,16 @@ pub enum Reply {
     /// `ListInline`: files and their inline extents.
     #[n(20)]
     InlineExtents(#[n(0)] Vec<(InodeNumber, Extent)>),
+    /// `ListCompaction`: extents to be written anew together, in the order of their files.
+    #[n(21)]
+    Compaction {
+        /// Files and their extents; all in objects.
+        #[n(0)]
+        extents: Vec<(InodeNumber, Extent)>,
+        /// The pass goes on: ask again, even if this time there was nothing.
+        #[n(1)]
+        more: bool,
+    },
 }
 
 /// The name of an extended attribute.

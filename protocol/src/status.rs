@@ -81,6 +81,35 @@ pub struct SynchronisationStatus {
     pub finished: Option<Timestamp>,
 }
 
+/// Compaction: what could be gained, and what was done since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct CompactionStatus {
+    /// A pass was asked for or is running.
+    #[n(0)]
+    pub running: bool,
+    /// Passes that came to their end.
+    #[n(1)]
+    pub passes: u64,
+    /// Objects of which files name at most half.
+    #[n(2)]
+    pub sparse_objects: u64,
+    /// Bytes of content in them that no file names.
+    #[n(3)]
+    pub sparse_bytes: u64,
+    /// Files that lie in many small extents.
+    #[n(4)]
+    pub fragmented_files: u64,
+    /// Extents that were written anew.
+    #[n(5)]
+    pub rewritten_extents: u64,
+    /// Their bytes.
+    #[n(6)]
+    pub rewritten_bytes: u64,
+    /// Rows looked at by the running pass, or by the last.
+    #[n(7)]
+    pub rows_looked_at: u64,
+}
+
 /// The state of a volume at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct VolumeStatus {
@@ -123,4 +152,7 @@ pub struct VolumeStatus {
     /// Position up to which sealed segments are in both buckets.
     #[n(12)]
     pub archived: Position,
+    /// Compaction.
+    #[n(13)]
+    pub compaction: CompactionStatus,
 }

@@ -22,7 +22,7 @@ use twinshore_protocol::reply::{FileSystemUsage, ObjectRecord};
 use twinshore_protocol::session::{
     Session, SessionOptions, Stream, Transport, TransportError, WithoutCaches,
 };
-use twinshore_protocol::status::{SynchronisationStatus, VolumeStatus};
+use twinshore_protocol::status::{CompactionStatus, SynchronisationStatus, VolumeStatus};
 use twinshore_protocol::{
     Epoch, Errno, InodeNumber, ObjectId, Operation, Position, Reply, SessionId, Side, Sides, VolumeId,
 };
@@ -39,6 +39,8 @@ pub struct State {
     pub page_limit: usize,
     pub inline: Vec<(InodeNumber, Extent)>,
     pub repointed: Vec<(InodeNumber, Extent, ExtentSource)>,
+    /// What compaction is to rewrite: one list for each request.
+    pub compaction: std::collections::VecDeque<Vec<(InodeNumber, Extent)>>,
     pub report_batches: Vec<Vec<CopyReport>>,
     pub synchronisation: Vec<SynchronisationReport>,
     /// So many `ReportSynchronisation` are answered before the stream breaks once.
@@ -88,6 +90,7 @@ impl Service {
             page_limit: 7,
             inline: Vec::new(),
             repointed: Vec::new(),
+            compaction: std::collections::VecDeque::new(),
             report_batches: Vec::new(),
             synchronisation: Vec::new(),
             break_after_reports: None,
@@ -218,11 +221,19 @@ impl Service {
                 });
                 Reply::InlineExtents(extents.cloned().collect())
             }
+            Operation::ListCompaction { .. } => Reply::Compaction {
+                extents: state.compaction.pop_front().unwrap_or_default(),
+                more: !state.compaction.is_empty(),
+            },
             Operation::Repoint { objects, exchanges } => {
                 for new in objects {
                     state.add(new);
                 }
                 for exchange in exchanges {
+                    if matches!(exchange.old.source, ExtentSource::Object { .. }) {
+                        state.repointed.push((exchange.inode, exchange.old, exchange.new));
+                        continue;
+                    }
                     let old = (exchange.inode, exchange.old);
                     if let Some(at) = state.inline.iter().position(|standing| *standing == old) {
                         state.inline.remove(at);
@@ -353,6 +364,7 @@ impl State {
             },
             checkpoint: Position::ZERO,
             archived: Position::ZERO,
+            compaction: CompactionStatus::default(),
         }
     }
 }

@@ -6,13 +6,12 @@
 //!
 //! * [`Replicator`] carries out tasks. A worker has one, and so has a mount.
 //! * [`Packer`] turns inline data into objects.
+//! * [`Compactor`] writes anew what is left of sparse objects, and what lies in many small extents.
 //! * [`Synchroniser`] joins both buckets with the metadata.
 //! * [`Worker`] is all of them on one session.
-//!
-//! Not here yet: compaction of sparse objects. It needs to know which files name an object, and metadata keeps no such
-//! index.
 
 pub mod bandwidth;
+pub mod compactor;
 mod copy;
 pub mod packer;
 pub mod replicator;
@@ -23,6 +22,7 @@ pub mod worker;
 #[cfg(test)]
 mod double;
 
+pub use compactor::Compactor;
 pub use packer::Packer;
 pub use replicator::{Counters, Replicator, ReplicatorOptions};
 pub use synchronisation::{Synchroniser, SynchroniserOptions};

@@ -6,8 +6,8 @@
 //! 2. One object of all of them is stored (near, or far while near is failing).
 //! 3. `Repoint`: each extent that still stands as it was read names the object from now on.
 //!
-//! A crash between 2 and 3 leaves an object that nobody names; the full synchronisation removes it. Two packers at once
-//! pack the same twice, and one of the objects is dead from the start: harmless, but wasted.
+//! A crash between 2 and 3 leaves an object that nobody names; the full synchronisation removes it. The service gives the list to
+//! one session at a time. Should two pack at once all the same, one of the objects is dead from the start: harmless, but wasted.
 
 #[cfg(test)]
 mod tests;

@@ -53,11 +53,11 @@ pub struct ReplicatorOptions {
 
 impl Default for ReplicatorOptions {
     fn default() -> Self {
-        // Enough to fill a long line with small objects (32 in 60 ms are 500 a second and worker), and with 4 MiB objects to
-        // keep within what a small pod has.
+        // Small objects wait for stores and lines, so many go at a time (64 in 60 ms are 1,000 a second and worker); large ones are
+        // held back by the memory, which is what a small pod has.
         Self {
-            parallel: 32,
-            memory_bytes: 128 << 20,
+            parallel: 64,
+            memory_bytes: 256 << 20,
             stop_patience: Duration::from_secs(10),
         }
     }
@@ -167,6 +167,11 @@ impl Replicator {
             self.inner.gates[side as usize]
                 .set_limit(format.settings.bandwidth_limit_bytes_per_second[side as usize]);
         }
+    }
+
+    /// Waits until so many bytes may be copied to a side.
+    pub(crate) async fn pass(&self, side: Side, bytes: u64) {
+        self.inner.gates[side as usize].pass(bytes).await;
     }
 
     /// What was done so far.

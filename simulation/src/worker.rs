@@ -31,7 +31,7 @@ pub async fn start(network: &Network, buckets: &Buckets, node: &str, near: Side)
             ..ReplicatorOptions::default()
         },
         synchroniser: SynchroniserOptions::new(Arc::new(clock)),
-        pack: true,
+        housekeeping: true,
     };
     let transport = network.transport(node, latency_ms(near));
     // A worker that finds the service down is started again, as Kubernetes would.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use twinshore_filesystem::vfs::{BlockCache, KernelInvalidator, Surroundings, TaskRunner, Vfs, VfsOptions};
 use twinshore_metadata::core::{self, Context};
+use twinshore_metadata::service::state::compaction::CompactionOptions;
 use twinshore_metadata::service::state::{Fault, ServiceOptions};
 use twinshore_metadata::view::ViewStore as _;
 use twinshore_metadata::view::memory::MemoryView;
@@ -116,6 +117,13 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         format: format(),
         options: ServiceOptions {
             fault: options.fault,
+            // Files are small and a run is short: whatever can be compacted is, all the time.
+            compaction: CompactionOptions {
+                pause: Duration::from_secs(3),
+                idle_seconds: 1,
+                least_sparse_bytes: 1,
+                least_extents: 4,
+            },
             ..ServiceOptions::default()
         },
     })?;

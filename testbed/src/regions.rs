@@ -173,7 +173,24 @@ pub struct Regions {
 
 impl Regions {
     /// Starts everything. What had been started is ended again if something fails.
-    pub async fn bring_up(options: RegionsOptions, mut say: impl FnMut(&str)) -> Result<Self, RegionsError> {
+    pub async fn bring_up(options: RegionsOptions, say: impl FnMut(&str)) -> Result<Self, RegionsError> {
+        Self::bring_up_with(options, true, say).await
+    }
+
+    /// The same with a volume that has only the bucket of east, used by east alone. The bucket of west runs too:
+    /// [`Self::set_target`] gives it to the volume, then west can start.
+    pub async fn bring_up_without_target(
+        options: RegionsOptions,
+        say: impl FnMut(&str),
+    ) -> Result<Self, RegionsError> {
+        Self::bring_up_with(options, false, say).await
+    }
+
+    async fn bring_up_with(
+        options: RegionsOptions,
+        with_target: bool,
+        mut say: impl FnMut(&str),
+    ) -> Result<Self, RegionsError> {
         let mut regions = Self::prepare(options).await?;
         for region in Region::BOTH {
             say(&format!(
@@ -181,7 +198,7 @@ impl Regions {
                 regions.bucket(region).url()
             ));
         }
-        regions.create_volume().await?;
+        regions.create_volume(with_target).await?;
         say(&format!(
             "volume {VOLUME} created: metadata in {}",
             regions.metadata_directory().display()
@@ -192,6 +209,9 @@ impl Regions {
             regions.metadata_url(Region::East)
         ));
         for region in Region::BOTH {
+            if region == Region::West && !with_target {
+                continue;
+            }
             regions.start_worker(region).await?;
             regions.start_mount(region).await?;
             say(&format!(
@@ -372,18 +392,38 @@ impl Regions {
             .fold(run, |run, (name, value)| run.environment(&name, value))
     }
 
-    async fn create_volume(&self) -> Result<(), RegionsError> {
-        self.twinshore(PATIENCE)
+    async fn create_volume(&self, with_target: bool) -> Result<(), RegionsError> {
+        let mut create = self
+            .twinshore(PATIENCE)
             .arguments(["volume", "create", VOLUME, "--metadata-dir"])
             .argument(self.metadata_directory())
             .arguments(["--region", "east", "--bucket"])
-            .argument(self.bucket(Region::East).url())
+            .argument(self.bucket(Region::East).url());
+        if with_target {
+            create = create
+                .arguments(["--region2", "west", "--bucket2"])
+                .argument(self.bucket(Region::West).url());
+        }
+        create.arguments(&self.options.volume_arguments).success().await?;
+        Ok(())
+    }
+
+    /// Gives the volume the bucket of west, while it is in use.
+    pub async fn set_target(&self) -> Result<(), RegionsError> {
+        self.service_command(["volume", "set-target"])
             .arguments(["--region2", "west", "--bucket2"])
             .argument(self.bucket(Region::West).url())
-            .arguments(&self.options.volume_arguments)
             .success()
             .await?;
         Ok(())
+    }
+
+    /// A `twinshore` command that is told where the metadata service is.
+    pub fn service_command<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Run {
+        self.twinshore(PATIENCE)
+            .arguments(words)
+            .argument("--metadata")
+            .argument(self.metadata_url(Region::East))
     }
 
     fn program(&self, name: String, ready: String, arguments: Vec<OsString>) -> Program {

@@ -15,6 +15,26 @@ pub struct Status {
     pub position: u64,
     /// One for each side that is owed copies.
     pub replication: Vec<Replication>,
+    /// Compaction.
+    #[serde(default)]
+    pub compaction: Compaction,
+}
+
+/// What compaction could gain, and what it did.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Compaction {
+    /// A pass was asked for or is running.
+    pub running: bool,
+    /// Objects of which files name at most half.
+    pub sparse_objects: u64,
+    /// Bytes of content in them that no file names.
+    pub sparse_bytes: u64,
+    /// Files that lie in many small extents.
+    pub fragmented_files: u64,
+    /// Extents that were written anew.
+    pub rewritten_extents: u64,
+    /// Their bytes.
+    pub rewritten_bytes: u64,
 }
 
 /// How far a side is behind.

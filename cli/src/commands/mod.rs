@@ -2,6 +2,7 @@
 
 mod client;
 mod fsck;
+mod gc;
 mod metadata;
 mod mount;
 mod quota;
@@ -11,6 +12,7 @@ mod trash;
 mod umount;
 mod volume;
 mod worker;
+mod workers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub fn run(command: Command) -> Result<(), CommandError> {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Status(arguments) => block_on(status::run(arguments)),
         Command::Sync(arguments) => block_on(sync::run(arguments)),
+        Command::Gc(arguments) => block_on(gc::run(arguments)),
         Command::Trash(command) => block_on(trash::run(command)),
         Command::Quota(command) => block_on(quota::run(command)),
         Command::Fsck(arguments) => fsck::run(&arguments),

@@ -41,7 +41,7 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
             ..ReplicatorOptions::default()
         },
         synchroniser: SynchroniserOptions::new(Arc::new(wall_clock_seconds)),
-        pack: true,
+        housekeeping: true,
     };
     let transport = super::transport(&service.address)?;
     let worker = Worker::start(transport, pair.clone(), options)

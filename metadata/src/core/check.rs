@@ -15,8 +15,8 @@ use super::keys::{self, KeyReader};
 use super::names::{ENTRY_BYTES, cookie};
 use super::transaction::{decode, read};
 use super::values::{
-    BytesRow, CountersRow, EntryRow, ExtentRow, InlineRow, InodeRow, Life, ObjectRow, OwedRow, Place,
-    SessionRow, SourceRow, Tally, TotalsRow, TrashRow, UsageRow,
+    BytesRow, CountersRow, EntryRow, ExtentRow, InlineRow, InodeRow, InodeSpan, Life, ObjectRow, OwedRow,
+    Place, SessionRow, SourceRow, Tally, TotalsRow, TrashRow, UsageRow,
 };
 use super::{acl, volume};
 use crate::view::View;
@@ -52,8 +52,12 @@ struct Check {
     inodes: BTreeMap<InodeNumber, InodeRow>,
     names: BTreeMap<InodeNumber, Names>,
     entries: BTreeMap<InodeNumber, (u64, u32)>,
-    allocated: BTreeMap<InodeNumber, u64>,
+    /// Bytes and number of the extents of each inode.
+    allocated: BTreeMap<InodeNumber, (u64, u64)>,
     live: BTreeMap<ObjectId, u64>,
+    /// The files that name an object.
+    named_by: BTreeMap<ObjectId, InodeSpan>,
+    sparse: BTreeSet<ObjectId>,
     inline: BTreeMap<(Position, InodeNumber, u64), u64>,
     objects: BTreeMap<ObjectId, ObjectRow>,
     owed: BTreeMap<(Side, ObjectId), Position>,
@@ -322,13 +326,18 @@ impl Check {
                 "it overlaps, or its length is wrong".into()
             });
             before = (number, end);
-            *self.allocated.entry(number).or_default() += length;
+            let allocated = self.allocated.entry(number).or_default();
+            *allocated = (allocated.0 + length, allocated.1 + 1);
             let size = self
                 .inodes
                 .get(&number)
                 .map(|inode| (inode.attributes.kind, inode.attributes.size_bytes));
             match source {
-                SourceRow::Object { object, .. } => *self.live.entry(object).or_default() += length,
+                SourceRow::Object { object, .. } => {
+                    *self.live.entry(object).or_default() += length;
+                    let span = InodeSpan::with(self.named_by.get(&object).copied(), number);
+                    self.named_by.insert(object, span);
+                }
                 SourceRow::Inline { bytes, position, .. } => {
                     self.expect(bytes.len() as u64 == length, &place, || {
                         "it has other bytes than its length".into()
@@ -349,11 +358,25 @@ impl Check {
         })?;
         for (number, inode) in self.inodes.clone() {
             let counted = self.allocated.get(&number).copied().unwrap_or_default();
-            let stored = inode.attributes.allocated_bytes;
+            let stored = (inode.attributes.allocated_bytes, inode.extents);
             self.expect(counted == stored, format!("inode {number}"), || {
-                format!("it allocates {stored} bytes, its extents {counted}")
+                format!("bytes and number of its extents: stored {stored:?}, counted {counted:?}")
+            });
+            let listed = view.get(&keys::fragmented(number))?.is_some();
+            let sound = listed == inode.is_fragmented() && listed == inode.fragmented;
+            self.expect(sound, format!("inode {number}"), || {
+                format!("it has {} extents, listed as fragmented: {listed}", inode.extents)
             });
         }
+        for_each(view, keys::FRAGMENTED, |key, _| {
+            let number = KeyReader::new(key).inode().ok_or_else(|| malformed(key))?;
+            self.totals.fragmented += 1;
+            let known = self.inodes.contains_key(&number);
+            self.expect(known, format!("inode {number}"), || {
+                "listed as fragmented, but it does not exist".into()
+            });
+            Ok(())
+        })?;
         let mut inline = std::mem::take(&mut self.inline);
         for_each(view, keys::INLINE, |key, value| {
             let mut reader = KeyReader::new(key);
@@ -483,6 +506,16 @@ impl Check {
             self.objects.insert(id, row(key, value)?);
             Ok(())
         })?;
+        for_each(view, keys::SPARSE, |key, _| {
+            let id = KeyReader::new(key).object().ok_or_else(|| malformed(key))?;
+            let unnamed = self.objects.get(&id).map_or(0, ObjectRow::sparse_bytes);
+            self.expect(unnamed > 0, format!("object {id}"), || {
+                "listed as sparse, but it is not".into()
+            });
+            count(&mut self.totals.sparse, unnamed);
+            self.sparse.insert(id);
+            Ok(())
+        })?;
         for_each(view, keys::DEAD, |key, _| {
             let mut reader = KeyReader::new(key);
             let (Some(position), Some(id)) = (reader.number(), reader.object()) else {
@@ -563,6 +596,16 @@ impl Check {
             let stored = object.live_bytes;
             self.expect(named == stored, &place, || {
                 format!("{stored} live bytes, but extents name {named}")
+            });
+            let sound = self.sparse.contains(&id) == (object.sparse_bytes() > 0);
+            self.expect(sound, &place, || "it is sparse, but not listed".into());
+            let sound = self.named_by.get(&id).is_none_or(|span| {
+                object
+                    .named_by
+                    .is_some_and(|known| known.contains(span.first) && known.contains(span.last))
+            });
+            self.expect(sound, &place, || {
+                "a file beyond its range of files names it".into()
             });
             let sound = (named > 0) == (object.life == Life::Live);
             self.expect(sound, &place, || {

@@ -7,16 +7,21 @@
 //! * `allocated_bytes` of the inode is the sum of their lengths. An inode that allocates nothing has none, and is not
 //!   searched.
 //! * An object's live bytes are the sum of the lengths of all extents that name it. Every inline extent has its row in `P`.
+//! * `extents` of the inode is their number; a file with many small ones has a row in `F`.
 //! * Neighbours that continue each other are one extent, as far as that is seen without searching for it.
 
 use twinshore_protocol::InodeNumber;
 
 use super::keys::{self, KeyReader};
-use super::transaction::{Attempt, Transaction, corrupt, decode};
+use super::transaction::{Attempt, Failure, Transaction, corrupt, decode};
 use super::values::{ExtentRow, InlineRow, InodeRow, SourceRow};
 
 /// The largest size of a file: offsets are signed on Linux.
 pub(super) const FILE_MAX_BYTES: u64 = i64::MAX.cast_unsigned();
+
+/// How many extents of one range give way in one record, about. With what that changes of their objects it is a record of about a megabyte, which
+/// is appended in some milliseconds; a file of millions of extents would make one that stalls everybody.
+pub(super) const CLEARED_MAX: usize = 4096;
 
 /// How many extents are read at a time.
 const PAGE: usize = 64;
@@ -71,6 +76,9 @@ impl Transaction<'_> {
     }
 
     /// Gives a range new content; `None` makes a hole. The size stays.
+    ///
+    /// If too many extents are in the range its beginning gets the new content, and the operation is unfinished. Executed again it
+    /// finds one extent there, or none, and gets further.
     pub(super) fn replace(
         &mut self,
         row: &mut InodeRow,
@@ -78,22 +86,55 @@ impl Transaction<'_> {
         end: u64,
         source: Option<SourceRow>,
     ) -> Attempt<()> {
-        self.clear_range(row, start, end)?;
-        if let Some(source) = source {
-            self.attach_merged(row, Placed { start, end, source })?;
+        let cleared_until = self.clear_range(row, start, end)?;
+        if cleared_until == end {
+            if let Some(source) = source {
+                self.attach_merged(row, Placed { start, end, source })?;
+            }
+            return Ok(());
         }
-        Ok(())
+        if let Some(source) = source {
+            // Only reserved space may lie beyond the end of the file.
+            if !matches!(source, SourceRow::Reserved) {
+                row.attributes.size_bytes = row.attributes.size_bytes.max(cleared_until);
+            }
+            let placed = Placed {
+                start,
+                end: cleared_until,
+                source: source.part(0, cleared_until - start),
+            };
+            self.attach_merged(row, placed)?;
+        }
+        self.leave_unfinished(*row)
     }
 
-    fn clear_range(&mut self, row: &mut InodeRow, start: u64, end: u64) -> Attempt<()> {
+    /// Keeps what was done to a file so far.
+    pub(super) fn leave_unfinished(&mut self, mut row: InodeRow) -> Attempt<()> {
+        let before = self.named_inode(row.number())?.attributes;
+        let (now, then) = (row.attributes.allocated_bytes, before.allocated_bytes);
+        self.charge_bytes(&row, now.cast_signed() - then.cast_signed())?;
+        row.attributes.content_version = self.context.position;
+        self.put_inode(row);
+        self.content_changed(row.number());
+        self.attributes_changed(row.number());
+        Err(Failure::Unfinished)
+    }
+
+    /// Makes a hole of a range, or of its beginning if too many extents are in it. Tells how far it came.
+    fn clear_range(&mut self, row: &mut InodeRow, start: u64, end: u64) -> Attempt<u64> {
         let mut done_until = start;
+        let mut cleared = 0;
         loop {
             let page = self.extents_after(row, done_until, PAGE)?;
             let full = page.len() == PAGE;
             for extent in page {
                 if extent.start >= end {
-                    return Ok(());
+                    return Ok(end);
                 }
+                if cleared >= CLEARED_MAX {
+                    return Ok(done_until.min(end));
+                }
+                cleared += 1;
                 done_until = extent.end;
                 self.detach(row, &extent)?;
                 for part in [extent.clipped(0, start), extent.clipped(end, u64::MAX)]
@@ -104,7 +145,7 @@ impl Transaction<'_> {
                 }
             }
             if !full {
-                return Ok(());
+                return Ok(end);
             }
         }
     }
@@ -172,7 +213,7 @@ impl Transaction<'_> {
     fn attach(&mut self, row: &mut InodeRow, extent: Placed) -> Attempt<()> {
         let length = extent.end - extent.start;
         match &extent.source {
-            SourceRow::Object { object, .. } => self.name_object(*object, length)?,
+            SourceRow::Object { object, .. } => self.name_object(*object, row.number(), length)?,
             SourceRow::Inline { position, since, .. } => {
                 let inline = InlineRow {
                     length,
@@ -186,6 +227,8 @@ impl Transaction<'_> {
             SourceRow::Reserved => {}
         }
         row.attributes.allocated_bytes += length;
+        row.extents += 1;
+        self.note_fragmentation(row)?;
         self.put(
             keys::extent(row.number(), extent.end),
             &ExtentRow {
@@ -212,14 +255,36 @@ impl Transaction<'_> {
         let left = row.attributes.allocated_bytes.checked_sub(length);
         row.attributes.allocated_bytes =
             left.ok_or_else(|| corrupt(&key, "extents are longer than the inode allocates"))?;
+        row.extents = row.extents.saturating_sub(1);
+        self.note_fragmentation(row)?;
         self.remove(key);
         Ok(())
     }
 
+    fn note_fragmentation(&mut self, row: &mut InodeRow) -> Attempt<()> {
+        let is = row.is_fragmented();
+        if is == row.fragmented {
+            return Ok(());
+        }
+        row.fragmented = is;
+        let key = keys::fragmented(row.number());
+        let count = &mut self.totals()?.fragmented;
+        if is {
+            *count += 1;
+            self.mark(key);
+        } else {
+            *count = count.saturating_sub(1);
+            self.remove(key);
+        }
+        Ok(())
+    }
+
     /// Cuts or lengthens a file. Lengthening makes a hole.
+    ///
+    /// While a cut is unfinished, what is to go becomes a hole, from the cut on; the size changes at the end.
     pub(super) fn resize(&mut self, row: &mut InodeRow, size_bytes: u64) -> Attempt<()> {
-        if size_bytes < row.attributes.size_bytes {
-            self.clear_range(row, size_bytes, u64::MAX)?;
+        if size_bytes < row.attributes.size_bytes && self.clear_range(row, size_bytes, u64::MAX)? < u64::MAX {
+            return self.leave_unfinished(*row);
         }
         row.attributes.size_bytes = size_bytes;
         Ok(())

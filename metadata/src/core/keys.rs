@@ -37,6 +37,10 @@ pub const OWED_POSITION: u8 = b'W';
 pub const QUARANTINE: u8 = b'B';
 /// Inline extents, by position.
 pub const INLINE: u8 = b'P';
+/// Objects of which files name at most half.
+pub const SPARSE: u8 = b'K';
+/// Files that lie in many small extents.
+pub const FRAGMENTED: u8 = b'F';
 /// Dead objects, by position.
 pub const DEAD: u8 = b'G';
 /// Deletions owed to a side.
@@ -191,6 +195,16 @@ pub fn inline(position: Position, inode: InodeNumber, end: u64) -> Bytes {
         .number(inode.0)
         .number(end)
         .done()
+}
+
+/// `K<object>`
+pub fn sparse(object: ObjectId) -> Bytes {
+    Key::new(SPARSE).object(object).done()
+}
+
+/// `F<inode>`
+pub fn fragmented(inode: InodeNumber) -> Bytes {
+    Key::new(FRAGMENTED).number(inode.0).done()
 }
 
 /// `G<position><object>`

@@ -16,6 +16,7 @@ use crate::view::{Mutation, View, ViewError};
 
 mod acl;
 pub mod check;
+pub mod compaction;
 mod extents;
 mod garbage;
 pub mod keys;
@@ -73,6 +74,9 @@ impl OpenInodes for BTreeSet<InodeNumber> {
 pub struct Outcome {
     /// The reply. After an error there are no mutations and no changes.
     pub result: Result<Reply, Errno>,
+    /// Only a part of it is done: the mutations are to be journalled without the reply, then the same operation executed
+    /// again, until it is finished. Each part leaves a state that a smaller operation of the same kind could have left.
+    pub unfinished: bool,
     /// To be journalled and applied.
     pub mutations: Vec<Mutation>,
     /// What others who cache must drop before the reply is sent.

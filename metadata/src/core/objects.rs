@@ -12,14 +12,16 @@
 //! * If the volume has a target, a live object has a row in `R` and `W` for exactly the sides that it is not present on:
 //!   also while replication is switched off, so that the lag stays true and switching it on needs no search.
 //! * Neither dead nor deleting objects are owed to anyone.
+//! * A live object of which extents name at most half has a row in `K`. Every file that names an object has its number within the
+//!   object's `named_by`: so compaction finds those files without an index that every commit would have to keep.
 //! * A row in `R` stands at the oldest position whose state needs the object, so that a watermark never passes it.
 
 use twinshore_protocol::operation::NewObject;
-use twinshore_protocol::{Errno, ObjectId, Position, Side, Sides, Timestamp};
+use twinshore_protocol::{Errno, InodeNumber, ObjectId, Position, Side, Sides, Timestamp};
 
 use super::keys;
 use super::transaction::{Attempt, Transaction, corrupt};
-use super::values::{DeadRow, Life, ObjectRow, OwedRow};
+use super::values::{DeadRow, InodeSpan, Life, ObjectRow, OwedRow};
 
 /// An object during an operation.
 pub(super) struct ObjectState {
@@ -97,6 +99,7 @@ impl Transaction<'_> {
             position,
             life: Life::Live,
             registered: position,
+            named_by: None,
         };
         self.set_object(new.object, Some(row))
     }
@@ -111,8 +114,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// An extent more names so many bytes of an object.
-    pub(super) fn name_object(&mut self, id: ObjectId, bytes: u64) -> Attempt<()> {
+    /// An extent more, of this file, names so many bytes of an object.
+    pub(super) fn name_object(&mut self, id: ObjectId, inode: InodeNumber, bytes: u64) -> Attempt<()> {
         let key = keys::object(id);
         let row = self
             .object_state(id)?
@@ -120,6 +123,7 @@ impl Transaction<'_> {
             .as_mut()
             .ok_or_else(|| corrupt(&key, "an extent names an unknown object"))?;
         row.live_bytes += bytes;
+        row.named_by = Some(InodeSpan::with(row.named_by, inode));
         Ok(())
     }
 
@@ -201,8 +205,26 @@ impl Transaction<'_> {
             (false, false) if row.life == Life::Live => self.bury(id, &mut row),
             (true, true) | (false, false) => {}
         }
+        self.settle_sparse(id, original.as_ref(), &row)?;
         self.settle_owed(id, &row, since)?;
         self.set_object(id, Some(row))
+    }
+
+    fn settle_sparse(&mut self, id: ObjectId, original: Option<&ObjectRow>, row: &ObjectRow) -> Attempt<()> {
+        let was = original.map_or(0, ObjectRow::sparse_bytes);
+        let is = row.sparse_bytes();
+        if was == is {
+            return Ok(());
+        }
+        match (was > 0, is > 0) {
+            (false, true) => self.mark(keys::sparse(id)),
+            (true, false) => self.remove(keys::sparse(id)),
+            (true, true) | (false, false) => {}
+        }
+        let tally = &mut self.totals()?.sparse;
+        tally.count = tally.count + u64::from(is > 0) - u64::from(was > 0).min(tally.count);
+        tally.bytes = (tally.bytes + is).saturating_sub(was);
+        Ok(())
     }
 
     fn bury(&mut self, id: ObjectId, row: &mut ObjectRow) {

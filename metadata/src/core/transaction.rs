@@ -3,7 +3,8 @@
 //! # States
 //!
 //! Open, until [`Transaction::finish`] consumes it: with a reply it checks the quotas, settles the objects and yields the
-//! mutations; with an error number it yields none; with a [`CoreError`] the process has to stop.
+//! mutations; with an error number it yields none; with a [`CoreError`] the process has to stop. An operation that is unfinished yields the mutations
+//! of its first part.
 //!
 //! # Invariants
 //!
@@ -32,6 +33,8 @@ pub(super) enum Failure {
     Errno(Errno),
     /// The core cannot go on.
     Core(CoreError),
+    /// It is too much for one record: what was done so far stands, and the operation is to be executed again.
+    Unfinished,
 }
 
 impl From<Errno> for Failure {
@@ -114,6 +117,10 @@ impl<'a> Transaction<'a> {
 
     /// Ends it.
     pub(super) fn finish(mut self, result: Attempt<Reply>) -> Result<Outcome, CoreError> {
+        let result = match result {
+            Err(Failure::Unfinished) => Ok(None),
+            other => other.map(Some),
+        };
         let settled = result.and_then(|reply| {
             self.check_quotas()?;
             self.settle_objects()?;
@@ -128,16 +135,19 @@ impl<'a> Transaction<'a> {
                     .map(|(key, value)| Mutation { key, value })
                     .collect();
                 Ok(Outcome {
-                    result: Ok(reply),
+                    unfinished: reply.is_none(),
+                    result: Ok(reply.unwrap_or(Reply::Done)),
                     mutations,
                     changes: self.changes,
                 })
             }
             Err(Failure::Errno(errno)) => Ok(Outcome {
                 result: Err(errno),
+                unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
             }),
+            Err(Failure::Unfinished) => Err(corrupt(keys::TOTALS, "settling is never unfinished")),
             Err(Failure::Core(error)) => Err(error),
         }
     }

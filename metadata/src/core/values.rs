@@ -11,6 +11,13 @@ use twinshore_protocol::{
     Side, Sides, Timestamp,
 };
 
+/// With fewer extents a file is not fragmented, however small they are.
+const FRAGMENTED_EXTENTS: u64 = 4;
+
+/// Below this mean length of its extents a file is fragmented. Random writes of 4 KiB reach it when an eighth of the
+/// file has been overwritten, so what compaction writes anew is at most about eight times what programs wrote.
+const FRAGMENT_MEAN_BYTES: u64 = 32 << 10;
+
 /// Where an inode belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Place {
@@ -58,6 +65,14 @@ pub struct InodeRow {
     /// Length of the names of all extended attributes, each with its terminating NUL.
     #[n(5)]
     pub xattr_names_bytes: u32,
+    /// How many extents it has.
+    #[n(6)]
+    #[cbor(default)]
+    pub extents: u64,
+    /// It stands in `F`.
+    #[n(7)]
+    #[cbor(default)]
+    pub fragmented: bool,
 }
 
 impl InodeRow {
@@ -70,6 +85,12 @@ impl InodeRow {
     pub fn count_xattr_names(&mut self, names_bytes: u32) {
         self.xattr_names_bytes = names_bytes;
         self.attributes.has_extended_attributes = names_bytes > 0;
+    }
+
+    /// Does it lie in many small extents? Where they could be joined, reading it would take far fewer requests.
+    pub fn is_fragmented(&self) -> bool {
+        self.extents >= FRAGMENTED_EXTENTS
+            && self.attributes.allocated_bytes < self.extents.saturating_mul(FRAGMENT_MEAN_BYTES)
     }
 
     /// Is it a directory?
@@ -243,6 +264,55 @@ pub struct ObjectRow {
     /// The record that registered it.
     #[n(7)]
     pub registered: Position,
+    /// The files whose extents name it, or have named it, have numbers in this range. `None` if no file ever did.
+    #[n(8)]
+    pub named_by: Option<InodeSpan>,
+}
+
+impl ObjectRow {
+    /// Bytes of content that no file names, if they are at least half of a live object; else 0. A dead object is not sparse:
+    /// it goes as a whole.
+    pub fn sparse_bytes(&self) -> u64 {
+        let unnamed = self.content_bytes.saturating_sub(self.live_bytes);
+        if self.life == Life::Live && unnamed >= self.live_bytes {
+            unnamed
+        } else {
+            0
+        }
+    }
+}
+
+/// A range of inode numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InodeSpan {
+    /// The lowest.
+    #[n(0)]
+    pub first: InodeNumber,
+    /// The highest.
+    #[n(1)]
+    pub last: InodeNumber,
+}
+
+impl InodeSpan {
+    /// The range that has one more in it.
+    #[must_use]
+    pub fn with(span: Option<Self>, inode: InodeNumber) -> Self {
+        span.map_or(
+            Self {
+                first: inode,
+                last: inode,
+            },
+            |span| Self {
+                first: span.first.min(inode),
+                last: span.last.max(inode),
+            },
+        )
+    }
+
+    /// Is it in the range?
+    pub fn contains(&self, inode: InodeNumber) -> bool {
+        self.first <= inode && inode <= self.last
+    }
 }
 
 /// `R`: a copy owed.
@@ -380,6 +450,14 @@ pub struct TotalsRow {
     /// Deletions owed, by side.
     #[n(5)]
     pub deletions: [u64; 2],
+    /// Sparse objects, and the bytes of content in them that no file names.
+    #[n(6)]
+    #[cbor(default)]
+    pub sparse: Tally,
+    /// Fragmented files.
+    #[n(7)]
+    #[cbor(default)]
+    pub fragmented: u64,
 }
 
 /// The full synchronisation.

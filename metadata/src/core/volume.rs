@@ -127,6 +127,8 @@ impl Transaction<'_> {
             has_default_acl: false,
             has_capability: false,
             xattr_names_bytes: 0,
+            extents: 0,
+            fragmented: false,
         });
         self.set_usage(
             root,

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use tokio::time::Instant;
-use twinshore_protocol::Sides;
 use twinshore_protocol::extent::{Extent, ExtentSource};
 use twinshore_protocol::message::ServerMessage;
 use twinshore_protocol::replication::TaskKind;
+use twinshore_protocol::{Side, Sides};
 
 use super::*;
 use crate::double::{Region, id};
@@ -19,7 +19,7 @@ fn options() -> WorkerOptions {
         synchroniser: SynchroniserOptions::new(Arc::new(move || {
             i64::try_from(start.elapsed().as_secs()).unwrap()
         })),
-        pack: true,
+        housekeeping: true,
     }
 }
 
@@ -46,7 +46,7 @@ fn copy(region: &Region, number: u64) -> ServerMessage {
 async fn a_worker_copies_packs_and_synchronises() {
     let region = Region::new();
     let worker = start(&region).await;
-    assert_eq!(region.service.lock().task_slots, 128);
+    assert_eq!(region.service.lock().task_slots, 1024);
     region.service.push(copy(&region, 1)).await;
     let content = bytes::Bytes::from_static(b"inline");
     let extent = Extent {

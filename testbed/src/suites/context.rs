@@ -15,6 +15,8 @@ pub struct Setting {
     pub round_trip: Duration,
     /// What serves the buckets of east and west.
     pub engines: [Engine; 2],
+    /// The volume has both buckets from the beginning.
+    pub with_target: bool,
 }
 
 /// Two new regions, and a place on the local disk.
@@ -45,13 +47,25 @@ impl Context {
             volume_arguments: Vec::new(),
             mount_arguments: Vec::new(),
         };
-        let regions = Regions::bring_up(options, |_| {}).await?;
+        let regions = if setting.with_target {
+            Regions::bring_up(options, |_| {}).await?
+        } else {
+            Regions::bring_up_without_target(options, |_| {}).await?
+        };
         Ok(Self { regions, work, tools })
     }
 
     /// A path as a region sees it.
     pub fn path(&self, region: Region, path: &str) -> PathBuf {
         self.regions.mount_point(region).join(path)
+    }
+
+    /// Mounts anew, with nothing cached.
+    pub async fn remount_without_cache(&mut self, region: Region) -> Result<(), Failure> {
+        self.regions.unmount(region).await?;
+        let cache = self.regions.directory().join("caches").join(region.name());
+        std::fs::remove_dir_all(&cache).map_err(Failure::io("remove the cache"))?;
+        Ok(self.regions.start_mount(region).await?)
     }
 
     /// An external test program.

@@ -187,7 +187,7 @@ async fn damaged_object(context: &mut Context) -> Result<(), Failure> {
     let path = context.path(Region::East, "damaged");
     write_file(&path, written.clone()).await?;
     context.both_buckets_are_equal(PATIENCE).await?;
-    remount_without_cache(context, Region::East).await?;
+    context.remount_without_cache(Region::East).await?;
     damage(
         &context
             .regions
@@ -211,7 +211,7 @@ async fn damaged_object(context: &mut Context) -> Result<(), Failure> {
             &written,
         )?;
     }
-    remount_without_cache(context, Region::East).await?;
+    context.remount_without_cache(Region::East).await?;
     let result = blocking("reading a lost file", PATIENCE, {
         let path = path.clone();
         move || Ok(fs::read(&path))
@@ -259,13 +259,6 @@ async fn full_quota(context: &Context) -> Result<(), Failure> {
     .await?;
     println!("  a full quota: EDQUOT");
     Ok(())
-}
-
-async fn remount_without_cache(context: &mut Context, region: Region) -> Result<(), Failure> {
-    context.regions.unmount(region).await?;
-    let cache = context.regions.directory().join("caches").join(region.name());
-    fs::remove_dir_all(&cache).map_err(Failure::io("remove the cache"))?;
-    Ok(context.regions.start_mount(region).await?)
 }
 
 /// Changes a byte in the middle of every object that has this content.

@@ -4,6 +4,7 @@
 //! `suites: N passed, N failed`.
 
 mod coherence;
+mod compaction;
 mod conformance;
 mod context;
 mod crashes;
@@ -16,6 +17,7 @@ mod outages;
 mod programs;
 mod races;
 mod record_locks;
+mod replication;
 mod scale;
 mod suite;
 mod writers;

@@ -7,7 +7,10 @@ use twinshore_testbed::regions::Region;
 use twinshore_testbed::s3server::Engine;
 
 use crate::context::{Context, Setting};
-use crate::{coherence, conformance, crashes, exerciser, input, locks, outages, programs, races, scale};
+use crate::{
+    coherence, compaction, conformance, crashes, exerciser, input, locks, outages, programs, races,
+    replication, scale,
+};
 
 /// A suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub enum Suite {
     BucketOutage,
     /// The line is cut and heals.
     LineOutage,
+    /// The second bucket comes, replication goes and comes, while programs write.
+    SecondBucket,
+    /// Fragmented files and sparse objects.
+    Compaction,
     /// git in both regions.
     Git,
     /// sqlite from both regions at once.
@@ -56,7 +63,7 @@ pub enum Suite {
 
 impl Suite {
     /// All, the most telling first.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::PosixEast,
         Self::PosixWest,
         Self::FsxEast,
@@ -70,6 +77,8 @@ impl Suite {
         Self::KillWorker,
         Self::BucketOutage,
         Self::LineOutage,
+        Self::SecondBucket,
+        Self::Compaction,
         Self::Git,
         Self::Sqlite,
         Self::TarAndRsync,
@@ -95,6 +104,8 @@ impl Suite {
             Self::KillWorker => "kill-worker",
             Self::BucketOutage => "bucket-outage",
             Self::LineOutage => "line-outage",
+            Self::SecondBucket => "second-bucket",
+            Self::Compaction => "compaction",
             Self::Git => "git",
             Self::Sqlite => "sqlite",
             Self::TarAndRsync => "tar-rsync",
@@ -127,6 +138,12 @@ impl Suite {
             Self::KillWorker => "kill -9 of a worker during copies: both buckets end up the same",
             Self::BucketOutage => "a bucket stops during writes: nothing fails, and it catches up",
             Self::LineOutage => "the line between the regions is cut and heals: nothing is lost",
+            Self::SecondBucket => {
+                "a volume in use gets its second bucket; replication is switched off and on; nothing fails"
+            }
+            Self::Compaction => {
+                "overwritten and deleted bytes leave the buckets while files are read and written"
+            }
             Self::Git => "git in both regions on one repository",
             Self::Sqlite => "sqlite from both regions at once",
             Self::TarAndRsync => "tar and rsync of a source tree",
@@ -152,6 +169,7 @@ impl Suite {
         Setting {
             round_trip: Duration::from_millis(round_trip_ms),
             engines,
+            with_target: self != Self::SecondBucket,
         }
     }
 
@@ -160,6 +178,7 @@ impl Suite {
         let minutes = match self {
             Self::TenGigabytes => 15,
             Self::LargeDirectory => 20,
+            Self::SecondBucket | Self::Compaction => 15,
             Self::Compiler => 8,
             _ => 5,
         };
@@ -182,6 +201,8 @@ impl Suite {
             Self::KillWorker => crashes::kill_worker(context).await,
             Self::BucketOutage => outages::bucket(context).await,
             Self::LineOutage => outages::line(context).await,
+            Self::SecondBucket => replication::second_bucket(context).await,
+            Self::Compaction => compaction::run(context).await,
             Self::Git => programs::git(context).await,
             Self::Sqlite => programs::sqlite(context).await,
             Self::TarAndRsync => programs::tar_and_rsync(context).await,

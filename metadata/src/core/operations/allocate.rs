@@ -8,6 +8,9 @@ use crate::core::extents::FILE_MAX_BYTES;
 use crate::core::transaction::{Attempt, Transaction};
 use crate::core::values::{InodeRow, SourceRow};
 
+/// How many holes are filled in one record.
+const HOLES_MAX: usize = 4096;
+
 /// How many extents are looked at before holes are filled.
 const PAGE: usize = 256;
 
@@ -74,6 +77,12 @@ fn fill_holes(t: &mut Transaction<'_>, row: &mut InodeRow, start: u64, end: u64)
                 holes.push((next, extent.start));
             }
             next = extent.end;
+            if holes.len() >= HOLES_MAX {
+                for (from, to) in holes {
+                    t.replace(row, from, to, Some(SourceRow::Reserved))?;
+                }
+                return t.leave_unfinished(*row);
+            }
         }
         if !full || next >= end {
             break;

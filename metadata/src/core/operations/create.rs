@@ -75,6 +75,8 @@ fn make(t: &mut Transaction<'_>, parent: InodeNumber, name: &FileName, making: &
         has_default_acl: false,
         has_capability: false,
         xattr_names_bytes: 0,
+        extents: 0,
+        fragmented: false,
     };
     inherit_acl(t, &directory, &mut row, making.umask)?;
     if is_directory {

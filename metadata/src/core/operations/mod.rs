@@ -125,6 +125,8 @@ pub(super) fn execute(t: &mut Transaction<'_>, operation: &Operation) -> Attempt
         | Operation::GetLock { .. }
         | Operation::SetLock { .. }
         | Operation::CancelLock { .. }
-        | Operation::GetStatus => Err(Errno::NotImplemented.into()),
+        | Operation::GetStatus
+        | Operation::ListCompaction { .. }
+        | Operation::RequestCompaction => Err(Errno::NotImplemented.into()),
     }
 }

@@ -329,3 +329,124 @@ fn a_huge_file_is_removed_piece_by_piece() {
     assert!(world.clean_up(50) >= 8);
     assert_eq!(crate::core::volume::totals(&world.view).unwrap().orphans.count, 0);
 }
+
+/// One commit of so many pieces of one byte, every other byte of the file.
+fn pieces(inode: InodeNumber, count: u64) -> Operation {
+    let writes = (0..count).map(|number| FileWrite {
+        file_offset: number * 2,
+        length: 1,
+        source: ExtentSource::Inline(Bytes::from_static(b"x")),
+    });
+    let files = vec![FileCommit {
+        inode,
+        writes: writes.collect(),
+        modified: None,
+        clear_privileges: false,
+    }];
+    Operation::Commit {
+        objects: Vec::new(),
+        files,
+    }
+}
+
+/// Runs an operation part by part: each is bounded and leaves a sound state. Tells how many there were.
+fn parts_of(world: &mut World, operation: &Operation) -> usize {
+    for parts in 1..100 {
+        if let Some(result) = world.run_part(operation) {
+            result.unwrap();
+            return parts;
+        }
+    }
+    panic!("{operation:?} does not end")
+}
+
+#[test]
+fn a_file_of_very_many_extents_is_cut_in_bounded_parts() {
+    let mut world = World::new();
+    let file = world.create(ROOT, "file");
+    world.run(&pieces(file, 10_000)).unwrap();
+    let cut = Operation::SetAttributes {
+        inode: file,
+        changes: AttributeChanges {
+            size_bytes: Some(101),
+            ..AttributeChanges::default()
+        },
+    };
+    assert_eq!(world.run_part(&cut), None);
+    let between = world.stat(file);
+    assert_eq!(
+        (between.size_bytes, between.allocated_bytes),
+        (19_999, 10_000 - 4096)
+    );
+    assert_eq!(world.content(file)[..101], [b"x\0".repeat(51)].concat()[..101]);
+    assert_eq!(parts_of(&mut world, &cut), 2);
+    let after = world.stat(file);
+    assert_eq!((after.size_bytes, after.allocated_bytes), (101, 51));
+    assert_eq!(world.usage(ROOT).0, 51);
+    let truncate = Operation::Open {
+        inode: file,
+        truncate: true,
+    };
+    world.run(&pieces(file, 5_000)).unwrap();
+    assert_eq!(parts_of(&mut world, &truncate), 2);
+    assert_eq!(world.stat(file).size_bytes, 0);
+}
+
+#[test]
+fn very_many_extents_are_punched_reserved_and_overwritten_in_bounded_parts() {
+    let mut world = World::new();
+    let file = world.create(ROOT, "file");
+    let allocate = |mode| Operation::Allocate {
+        inode: file,
+        offset: 0,
+        length: 19_999,
+        mode,
+    };
+    world.run(&pieces(file, 10_000)).unwrap();
+    assert_eq!(parts_of(&mut world, &allocate(AllocateMode::PunchHole)), 3);
+    assert_eq!(world.stat(file).allocated_bytes, 0);
+    world.run(&pieces(file, 10_000)).unwrap();
+    let reserve = allocate(AllocateMode::Reserve { keep_size: true });
+    assert_eq!(parts_of(&mut world, &reserve), 3);
+    assert_eq!(world.stat(file).allocated_bytes, 19_999);
+    let zero = allocate(AllocateMode::Zero { keep_size: true });
+    assert!(parts_of(&mut world, &zero) >= 5);
+    assert_eq!(world.content(file), vec![0; 19_999]);
+    world.run(&pieces(file, 10_000)).unwrap();
+    // New content grows from the beginning: no part shows anything but old or new bytes.
+    let content: Vec<u8> = (0..30_000_u32).map(|at| at.to_le_bytes()[0] | 1).collect();
+    let new = world.new_object(&content, Sides::BOTH);
+    let source = ExtentSource::Object {
+        object: new.object,
+        object_offset: 0,
+        present: new.present,
+    };
+    let files = vec![FileCommit {
+        inode: file,
+        writes: vec![FileWrite {
+            file_offset: 0,
+            length: 30_000,
+            source,
+        }],
+        modified: None,
+        clear_privileges: false,
+    }];
+    let overwrite = Operation::Commit {
+        objects: vec![new],
+        files,
+    };
+    let old = world.content(file);
+    while world.run_part(&overwrite).is_none() {
+        let found = world.content(file);
+        let new_until = found
+            .iter()
+            .zip(&content)
+            .take_while(|(found, new)| found == new)
+            .count();
+        assert!(
+            new_until >= 4096 && found[new_until..] == old[new_until..],
+            "torn at {new_until}"
+        );
+    }
+    assert_eq!(world.content(file), content);
+}

@@ -1,6 +1,7 @@
 //! Tests of the core: tables of rules by subject, and random operations against a naive model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod compaction;
 mod data;
 mod model;
 mod namespace;
@@ -166,6 +167,15 @@ impl World {
     }
 
     pub fn run(&mut self, operation: &Operation) -> Result<Reply, Errno> {
+        loop {
+            if let Some(result) = self.run_part(operation) {
+                return result;
+            }
+        }
+    }
+
+    /// The next part of an operation: `None` as long as it is unfinished.
+    pub fn run_part(&mut self, operation: &Operation) -> Option<Result<Reply, Errno>> {
         self.tick();
         let outcome = self
             .in_context(|context| step(&self.view, context, operation))
@@ -173,9 +183,10 @@ impl World {
         if !operation.is_mutation() {
             assert!(outcome.mutations.is_empty(), "{operation:?} is no mutation");
         }
+        let unfinished = outcome.unfinished;
         let result = self.apply(outcome);
         self.assert_consistent(operation);
-        result
+        (!unfinished).then_some(result)
     }
 
     pub fn run_as(&mut self, caller: &Caller, operation: &Operation) -> Result<Reply, Errno> {

@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use twinshore_protocol::operation::{AllocateMode, ExtentExchange, SeekTarget};
 use twinshore_protocol::replication::{CopyReport, TaskOutcome};
 
+use super::compaction::{Rewriting, limits};
 use super::*;
+use crate::core::compaction::{Cursor, find};
 use crate::core::outbox;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -452,6 +454,9 @@ struct Run {
     model: Model,
     /// Every number that was ever used, so that steps also pick what is gone.
     known: Vec<u64>,
+    /// Where compaction goes on, and what it has read and not exchanged yet.
+    cursor: Option<Cursor>,
+    rewriting: Option<Rewriting>,
 }
 
 const LENGTHS: u16 = 40;
@@ -463,6 +468,8 @@ impl Run {
             world,
             model: Model::new(trash),
             known: vec![ROOT.0],
+            cursor: None,
+            rewriting: None,
         }
     }
 
@@ -593,6 +600,18 @@ impl Run {
         )
     }
 
+    /// One half of a compaction: reads what is to be rewritten, or exchanges what was read some steps ago.
+    fn compact(&mut self) -> (Result<Reply, Errno>, Answer) {
+        if let Some(rewriting) = self.rewriting.take() {
+            return (self.world.rewrite(rewriting), Ok(()));
+        }
+        let cursor = self.cursor.take().unwrap_or(Cursor::START);
+        let found = find(&self.world.view, cursor, limits(5)).unwrap();
+        self.cursor = found.next;
+        self.rewriting = Some(self.world.read_for_compaction(found.extents));
+        (Ok(Reply::Done), Ok(()))
+    }
+
     fn replicate(&mut self, limit: usize) -> (Result<Reply, Errno>, Answer) {
         let mut reports = Vec::new();
         let tick = self.world.now.seconds.unsigned_abs() % 7;
@@ -634,7 +653,7 @@ impl Run {
     #[allow(clippy::too_many_lines)] // A table: one arm for each kind of step.
     fn step(&mut self, raw: Raw) {
         let (kind, a, b, c, d) = raw;
-        let (result, expected) = match kind % 20 {
+        let (result, expected) = match kind % 21 {
             0 | 1 => self.make(FileType::Regular, a, b),
             2 => self.make(FileType::Directory, a, b),
             3 => self.make(
@@ -647,7 +666,7 @@ impl Run {
                 b,
             ),
             4 | 5 => {
-                let (parent, name, directory) = (self.directory(a), Self::name(b), kind % 20 == 5);
+                let (parent, name, directory) = (self.directory(a), Self::name(b), kind % 21 == 5);
                 let (inode, text) = (InodeNumber(parent), name.to_string());
                 let result = if directory {
                     self.world.rmdir(inode, &text)
@@ -785,6 +804,7 @@ impl Run {
             }
             17 => self.pack(),
             18 => self.replicate(usize::from(a % 4) + 1),
+            19 => self.compact(),
             _ if self.model.trash && b.is_multiple_of(2) => {
                 let trashed: Vec<_> = (self.model.nodes.iter())
                     .filter(|(_, node)| node.removed_from.is_some())
@@ -890,6 +910,7 @@ proptest! {
             run.world.now = run.world.now.plus_seconds(outbox::QUARANTINE_SECONDS);
             run.world.clean_up(7);
             run.replicate(100).0.unwrap();
+            run.compact().0.unwrap();
         }
         run.compare();
         let tail = run.world.position();
@@ -899,6 +920,7 @@ proptest! {
         for object in &objects {
             assert_eq!(object.present, Sides::BOTH);
             assert!(object.live_bytes > 0);
+            assert!(object.live_bytes * 2 > object.content_bytes, "nothing sparse is left: {object:?}");
         }
         // What the buckets still hold beyond that was stored for commits that failed: metadata never knew it.
         assert!(objects.iter().all(|object| run.world.store.contains_key(&object.object)));

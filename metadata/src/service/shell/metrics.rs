@@ -59,6 +59,12 @@ pub(super) struct Metrics {
     inline_bytes: Gauge,
     objects: Gauge,
     object_bytes: Gauge,
+    sparse_objects: Gauge,
+    sparse_bytes: Gauge,
+    fragmented_files: Gauge,
+    compaction_passes: Gauge,
+    compacted_extents: Gauge,
+    compacted_bytes: Gauge,
 }
 
 impl Metrics {
@@ -96,6 +102,12 @@ impl Metrics {
             inline_bytes: Gauge::default(),
             objects: Gauge::default(),
             object_bytes: Gauge::default(),
+            sparse_objects: Gauge::default(),
+            sparse_bytes: Gauge::default(),
+            fragmented_files: Gauge::default(),
+            compaction_passes: Gauge::default(),
+            compacted_extents: Gauge::default(),
+            compacted_bytes: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -205,6 +217,41 @@ impl Metrics {
             "Their bytes in one bucket",
             self.object_bytes.clone(),
         );
+        self.register_compaction();
+    }
+
+    fn register_compaction(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "sparse_objects",
+            "Objects of which files name at most half",
+            self.sparse_objects.clone(),
+        );
+        r.register(
+            "sparse_bytes",
+            "Bytes of content in them that no file names",
+            self.sparse_bytes.clone(),
+        );
+        r.register(
+            "fragmented_files",
+            "Files that lie in many small extents",
+            self.fragmented_files.clone(),
+        );
+        r.register(
+            "compaction_passes",
+            "Passes of compaction since the start",
+            self.compaction_passes.clone(),
+        );
+        r.register(
+            "compacted_extents",
+            "Extents written anew since the start",
+            self.compacted_extents.clone(),
+        );
+        r.register(
+            "compacted_bytes",
+            "Bytes written anew since the start",
+            self.compacted_bytes.clone(),
+        );
     }
 
     /// All metrics as text, brought up to date from a report.
@@ -220,6 +267,13 @@ impl Metrics {
             set(&self.inline_bytes, status.inline_bytes);
             set(&self.objects, status.objects);
             set(&self.object_bytes, status.object_bytes);
+            let compaction = &status.compaction;
+            set(&self.sparse_objects, compaction.sparse_objects);
+            set(&self.sparse_bytes, compaction.sparse_bytes);
+            set(&self.fragmented_files, compaction.fragmented_files);
+            set(&self.compaction_passes, compaction.passes);
+            set(&self.compacted_extents, compaction.rewritten_extents);
+            set(&self.compacted_bytes, compaction.rewritten_bytes);
             for side in &status.replication {
                 let label = SideLabel {
                     side: side.side.to_string(),

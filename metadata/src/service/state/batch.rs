@@ -41,6 +41,15 @@ pub(super) enum Entry {
     Closed(SessionId),
     /// Tell of changes that no request made.
     Changes(Vec<Invalidation>),
+    /// Tell of the changes of a part of a request, which goes on in its session's queue.
+    Part {
+        /// Whose.
+        session: SessionId,
+        /// Its number.
+        number: RequestNumber,
+        /// What has changed so far.
+        changes: Vec<Invalidation>,
+    },
 }
 
 /// Uncommitted mutations and what waits for them.
@@ -118,7 +127,7 @@ impl<V: ViewStore> Service<V> {
         let batch = std::mem::take(&mut self.filling);
         let changes = all_changes(batch.entries.iter().filter_map(|entry| match entry {
             Entry::Reply(held) => Some(&held.changes),
-            Entry::Changes(changes) => Some(changes),
+            Entry::Changes(changes) | Entry::Part { changes, .. } => Some(changes),
             Entry::Welcome(_) | Entry::Closed(_) => None,
         }));
         let mut record = Record {
@@ -170,7 +179,7 @@ impl<V: ViewStore> Service<V> {
                 Entry::Reply(held) => self.release(held, tail.position),
                 Entry::Welcome(greeting) => self.welcome(&greeting),
                 Entry::Closed(session) => self.forget(session),
-                Entry::Changes(changes) => self.tell(&changes),
+                Entry::Changes(changes) | Entry::Part { changes, .. } => self.tell(&changes),
             }
         }
         self.after_settings()?;
@@ -232,6 +241,7 @@ impl<V: ViewStore> Service<V> {
                     }
                 }
                 Entry::Changes(_) => {}
+                Entry::Part { session, number, .. } => self.fail_unfinished(session, number),
             }
         }
         Ok(())

@@ -88,6 +88,7 @@ impl<V: ViewStore> Service<V> {
         self.answer_granted(granted);
         self.parked.retain(|parked| !parked.is_of(id));
         self.tasks.lost(id);
+        self.housekeeper.lost(id);
         self.background.poke();
         if self.faults.is(Fault::SkipEpochOrSessionCheck) {
             if let Some(session) = self.sessions.get_mut(&id) {

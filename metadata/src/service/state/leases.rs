@@ -261,6 +261,7 @@ pub fn grants_of(
         | Reply::Trash(_)
         | Reply::Status(_)
         | Reply::Objects(_)
-        | Reply::InlineExtents(_) => {}
+        | Reply::InlineExtents(_)
+        | Reply::Compaction { .. } => {}
     }
 }

@@ -37,6 +37,7 @@ use crate::journal::{Digest, Tail};
 use crate::view::{ViewError, ViewStore};
 
 use batch::Batch;
+use compaction::{Compaction, CompactionOptions, Housekeeper};
 use leases::Leases;
 use locks::Locks;
 use opens::Opens;
@@ -46,6 +47,7 @@ use tasks::Tasks;
 
 mod background;
 mod batch;
+pub mod compaction;
 mod expiry;
 pub mod faults;
 mod hello;
@@ -195,6 +197,8 @@ pub struct ServiceOptions {
     pub batch_operations_max: usize,
     /// Bytes of mutations at which a batch takes no more operations. One operation may go beyond it.
     pub batch_bytes_max: usize,
+    /// When compaction is worth while.
+    pub compaction: CompactionOptions,
     /// A deliberate fault.
     pub fault: Option<Fault>,
 }
@@ -208,6 +212,7 @@ impl Default for ServiceOptions {
             leases_max: 1 << 20,
             batch_operations_max: 4096,
             batch_bytes_max: 1 << 20,
+            compaction: CompactionOptions::default(),
             fault: None,
         }
     }
@@ -286,6 +291,8 @@ pub struct Service<V: ViewStore> {
     /// Something has changed that blocked requests may wait for.
     unblock: bool,
     tasks: Tasks,
+    compaction: Compaction,
+    housekeeper: Housekeeper,
     background: background::Background,
     checkpoint: Position,
     archived: Position,
@@ -344,6 +351,8 @@ impl<V: ViewStore> Service<V> {
             blocked: Vec::new(),
             unblock: false,
             tasks: Tasks::default(),
+            compaction: Compaction::new(now.monotonic),
+            housekeeper: Housekeeper::default(),
             background: background::Background::default(),
             checkpoint: Position::ZERO,
             archived: Position::ZERO,
@@ -504,6 +513,7 @@ impl<V: ViewStore> Service<V> {
             session.connection = None;
             session.paused = false;
             self.tasks.lost(id);
+            self.housekeeper.lost(id);
         }
     }
 

@@ -96,7 +96,9 @@ impl Numbers {
             | Operation::ReportSynchronisation { .. }
             | Operation::RequestSynchronisation
             | Operation::Repoint { .. }
-            | Operation::ListInline { .. } => 7,
+            | Operation::ListInline { .. }
+            | Operation::ListCompaction { .. }
+            | Operation::RequestCompaction => 7,
         };
         self.operations[kind] += 1;
     }

@@ -6,7 +6,7 @@ use twinshore_protocol::{
     Attributes, Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
 };
 
-use super::batch::Held;
+use super::batch::{Entry, Held};
 use super::opens::OPEN_INODES_MAX;
 use super::session::{UnderWay, waits_for_lock};
 use super::{ConnectionId, Fault, Output, Service, ServiceError};
@@ -91,7 +91,8 @@ impl<V: ViewStore> Service<V> {
                     self.outputs.push(Output::Resume { connection });
                 }
             }
-            if !session.queue.is_empty() {
+            // What is done in part has put it back already.
+            if !session.queue.is_empty() && !self.ready.contains(&id) {
                 self.ready.push_back(id);
             }
         }
@@ -189,6 +190,7 @@ impl<V: ViewStore> Service<V> {
         if self.disk_is_low && !outcome.mutations.is_empty() && grows(&operation) {
             outcome = core::Outcome {
                 result: Err(Errno::NoSpace),
+                unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
             };
@@ -199,9 +201,20 @@ impl<V: ViewStore> Service<V> {
         }
         let core::Outcome {
             mut result,
+            unfinished,
             mut mutations,
             changes,
         } = outcome;
+        if unfinished {
+            self.filling.add_mutations(&mutations);
+            self.filling.entries.push(Entry::Part {
+                session: id,
+                number,
+                changes,
+            });
+            self.go_on_later(id, number, caller, operation);
+            return Ok(());
+        }
         let opened = self.note_opened(id, number, &operation, &result);
         let mutates = !mutations.is_empty();
         if mutates {
@@ -275,6 +288,45 @@ impl<V: ViewStore> Service<V> {
             *private = true;
             self.private.hold(id, attributes.inode);
         }
+    }
+
+    /// Puts a request that is done in part back to the front of its session's queue: what follows it there has to wait, others do not.
+    fn go_on_later(&mut self, id: SessionId, number: RequestNumber, caller: Caller, operation: Operation) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.in_flight.remove(&number);
+        session.queue_bytes += weight(&operation);
+        session.queue.push_front((number, caller, operation));
+        if !self.ready.contains(&id) {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// A part of a request could not be journalled: the request fails. What of it is journalled stays.
+    pub(super) fn fail_unfinished(&mut self, id: SessionId, number: RequestNumber) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.queue.front().is_none_or(|(front, ..)| *front != number) {
+            return;
+        }
+        let Some((number, caller, operation)) = session.queue.pop_front() else {
+            return;
+        };
+        session.queue_bytes -= weight(&operation);
+        let failed = Held {
+            session: id,
+            number,
+            caller,
+            operation,
+            result: Err(Errno::NoSpace),
+            mutates: false,
+            changes: Vec::new(),
+            opened: None,
+            directories: Vec::new(),
+        };
+        self.release(failed, self.tail.position);
     }
 
     /// Counts an open as soon as it is executed: an unlink right after it must see it.

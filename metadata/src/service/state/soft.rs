@@ -78,6 +78,18 @@ impl<V: ViewStore> Service<V> {
                     Ok(Reply::Status(Box::new(status))),
                 );
             }
+            Operation::ListInline { .. } if !self.keeps_house(session) => {
+                let nothing = Ok(Reply::InlineExtents(Vec::new()));
+                self.reply(session, number, self.tail.position, nothing);
+            }
+            Operation::ListCompaction { limit_bytes } => {
+                let reply = self.list_compaction(session, limit_bytes)?;
+                self.reply(session, number, self.tail.position, Ok(reply));
+            }
+            Operation::RequestCompaction => {
+                self.compaction.request();
+                self.reply(session, number, self.tail.position, Ok(Reply::Done));
+            }
             other => return Ok(Some(other)),
         }
         Ok(None)

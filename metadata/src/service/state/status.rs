@@ -55,6 +55,7 @@ impl<V: ViewStore> Service<V> {
             },
             checkpoint: self.checkpoint,
             archived: self.archived,
+            compaction: self.compaction.status(&sums),
         })
     }
 

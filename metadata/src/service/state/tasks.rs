@@ -219,6 +219,7 @@ impl<V: ViewStore> Service<V> {
                 self.tasks.pending = true;
             }
             Operation::RequestSynchronisation => self.tasks.pending = true,
+            Operation::Repoint { exchanges, .. } => self.compaction.rewritten(exchanges),
             Operation::SetSettings { .. } => self.tasks.settings_changed = true,
             _ => {}
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod coherence;
+mod compaction;
 mod failures;
 mod order;
 mod private;

@@ -3,7 +3,7 @@
 use twinshore_protocol::message::Reclaim;
 use twinshore_protocol::{Errno, InodeNumber, Operation, Reply, RequestNumber};
 
-use super::world::{World, create, lookup, unlink};
+use super::world::{Client, World, create, lookup, unlink};
 use crate::service::state::ServiceOptions;
 
 #[test]
@@ -264,4 +264,101 @@ fn a_request_beyond_the_window_closes_the_stream_but_waiting_locks_do_not_count(
     let operation = create(&mut client, "c");
     world.ask(&mut client, operation);
     assert_eq!(world.closed, [client.connection]);
+}
+
+/// A file of so many extents that cutting it takes several records.
+fn very_many_extents(world: &mut World, client: &mut Client) -> InodeNumber {
+    use twinshore_protocol::operation::{FileCommit, FileWrite};
+    let inode = world.create(client, "many");
+    let writes = (0..30_000).map(|number| FileWrite {
+        file_offset: number * 2,
+        length: 1,
+        source: twinshore_protocol::ExtentSource::Inline(bytes::Bytes::from_static(b"x")),
+    });
+    let files = vec![FileCommit {
+        inode,
+        writes: writes.collect(),
+        modified: None,
+        clear_privileges: false,
+    }];
+    let objects = Vec::new();
+    let done = world.get(client, Operation::Commit { objects, files });
+    assert!(done.is_ok(), "{done:?}");
+    inode
+}
+
+fn cut(inode: InodeNumber) -> Operation {
+    Operation::SetAttributes {
+        inode,
+        changes: twinshore_protocol::attributes::AttributeChanges {
+            size_bytes: Some(0),
+            ..Default::default()
+        },
+    }
+}
+
+#[test]
+fn a_request_that_needs_several_records_keeps_its_place_and_lets_others_pass() {
+    // A record holds one part of it.
+    let mut world = World::with(ServiceOptions {
+        batch_bytes_max: 1000,
+        ..ServiceOptions::default()
+    });
+    let (mut client, mut other) = (world.client(), world.client());
+    let inode = very_many_extents(&mut world, &mut client);
+    world.automatic = false;
+    let cutting = world.ask(&mut client, cut(inode));
+    let following = world.ask(&mut client, Operation::GetAttributes { inode });
+    let operation = create(&mut other, "other");
+    let passing = world.ask(&mut other, operation);
+    let mut records = 0;
+    let mut passed_after = 0;
+    while world.append.is_some() {
+        records += 1;
+        assert_eq!(
+            world.reply(&client, following),
+            None,
+            "it is behind the request that goes on"
+        );
+        world.commit();
+        if passed_after == 0 && world.reply(&other, passing).is_some() {
+            passed_after = records;
+        }
+        if let Some(reply) = world.reply(&client, cutting) {
+            assert!(reply.is_ok());
+            break;
+        }
+        assert!(records < 40);
+    }
+    assert!(records >= 3, "{records} records");
+    assert!(
+        0 < passed_after && passed_after < records,
+        "after {passed_after} of {records} records"
+    );
+    let Some(Ok(Reply::Attributes(attributes))) = world.reply(&client, following) else {
+        panic!("what followed is answered")
+    };
+    assert_eq!((attributes.size_bytes, attributes.allocated_bytes), (0, 0));
+}
+
+#[test]
+fn a_request_in_parts_fails_when_the_disk_is_full_and_goes_on_when_it_is_repeated() {
+    let mut world = World::with(ServiceOptions {
+        batch_bytes_max: 1000,
+        ..ServiceOptions::default()
+    });
+    let mut client = world.client();
+    let inode = very_many_extents(&mut world, &mut client);
+    world.automatic = false;
+    let cutting = world.ask(&mut client, cut(inode));
+    world.commit();
+    assert_eq!(world.reply(&client, cutting), None);
+    world.fill_disk();
+    assert_eq!(world.reply(&client, cutting), Some(Err(Errno::NoSpace)));
+    assert!(world.append.is_none(), "it is not tried again and again");
+    world.automatic = true;
+    let again = world.ask(&mut client, cut(inode));
+    assert!(
+        matches!(world.reply(&client, again), Some(Ok(Reply::Attributes(found))) if found.allocated_bytes == 0)
+    );
 }
