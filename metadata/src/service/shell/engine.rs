@@ -239,7 +239,10 @@ impl Engine {
     /// Is it time for [`Engine::persist_and_trim`]? `true` once each time.
     pub fn persist_is_due(&self) -> bool {
         let mut state = self.lock();
-        let due = state.persisted_at.elapsed() >= PERSIST_EVERY && !state.is_over();
+        // On an exhausted disk what is not durable yet stays in the journal: nothing is added to it meanwhile.
+        let due = state.persisted_at.elapsed() >= PERSIST_EVERY
+            && !state.is_over()
+            && state.space.look() != Space::Exhausted;
         due && !std::mem::replace(&mut state.persisting, true)
     }
 
