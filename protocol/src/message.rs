@@ -267,6 +267,7 @@ pub struct Welcome {
 }
 
 /// From service to client.
+#[allow(clippy::large_enum_variant)] // Nearly all are replies: a box for each would only cost.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ServerMessage {
     /// The first message of a session.

@@ -321,9 +321,12 @@ fn copied(blocks: &[Bytes], start: u64, end: u64) -> Bytes {
     copy.into()
 }
 
+/// From and to where in the content of an object, and for which extent.
+type Wanted = (u64, u64, usize);
+
 /// As few reads as can be, each of bounded size.
 fn plan(extents: &[(InodeNumber, Extent)]) -> Vec<Read> {
-    let mut wanted: BTreeMap<ObjectId, (Sides, Vec<(u64, u64, usize)>)> = BTreeMap::new();
+    let mut wanted: BTreeMap<ObjectId, (Sides, Vec<Wanted>)> = BTreeMap::new();
     for (index, (_, extent)) in extents.iter().enumerate() {
         if let ExtentSource::Object {
             object,

@@ -169,11 +169,11 @@ fn may_change(error: &CommandError) -> bool {
         return false;
     };
     match source {
-        ConnectError::Transport(TransportError::Unreachable { .. }) | ConnectError::NoAnswer(_) => true,
-        ConnectError::Transport(TransportError::Address { .. }) => false,
-        // A service that starts, or one that is about to hand over; sessions come and go.
-        ConnectError::Refused(Refusal::Behind | Refusal::TooManySessions { .. }) => true,
-        ConnectError::Refused(
+        ConnectError::Transport(TransportError::Unreachable { .. })
+        | ConnectError::NoAnswer(_)
+        | ConnectError::Refused(Refusal::Behind | Refusal::TooManySessions { .. }) => true,
+        ConnectError::Transport(TransportError::Address { .. })
+        | ConnectError::Refused(
             Refusal::OtherVolume { .. } | Refusal::SessionExpired | Refusal::Version { .. },
         ) => false,
     }

@@ -390,7 +390,9 @@ async fn run_side(
             Some(ended) = checkpoint.join_next() => match ended {
                 Ok(Ok(stored)) => {
                     checkpoints.succeeded();
-                    archive.checkpoint_stored(stored);
+                    if let Some(stored) = stored {
+                        archive.checkpoint_stored(&stored);
+                    }
                 }
                 Ok(Err(error)) if error.is_final() => return Err(error),
                 Ok(Err(error)) => next_checkpoint = Instant::now() + checkpoints.failed(side, &error),

@@ -385,10 +385,8 @@ impl SideArchive {
     }
 
     /// The job has ended well.
-    pub(super) fn checkpoint_stored(&mut self, stored: Option<StoredCheckpoint>) {
-        let Some(StoredCheckpoint { name, chunks }) = stored else {
-            return;
-        };
+    pub(super) fn checkpoint_stored(&mut self, stored: &StoredCheckpoint) {
+        let StoredCheckpoint { name, chunks } = *stored;
         self.catalogue.add_checkpoint(name, chunks);
         self.kept.insert(name);
         while self.kept.len() > 2 {

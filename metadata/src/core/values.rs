@@ -45,6 +45,7 @@ pub enum Place {
 }
 
 /// `I`: an inode.
+#[allow(clippy::struct_excessive_bools)] // Each says something of its own, in any combination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InodeRow {
     /// What `stat` tells.

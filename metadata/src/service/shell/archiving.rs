@@ -89,7 +89,7 @@ async fn run(
             engine.archived(now.checkpoint(), now.archived(), now.trim_floor);
         }
         // Who is told has ended. What is left is stored nevertheless.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let end = async {
         match ending.await {

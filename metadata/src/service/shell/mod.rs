@@ -22,7 +22,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -39,6 +39,7 @@ use crate::journal::directory::{DataDirectory, DirectoryError, DirectoryOptions}
 mod appender;
 mod archiving;
 mod disk_space;
+mod ending;
 mod engine;
 mod http;
 mod metrics;
@@ -47,16 +48,8 @@ mod streams;
 mod tests;
 
 use disk_space::DiskSpace;
-use engine::{Ending, Engine};
-
-/// How long a stop waits for what is executed to be committed.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long streams may take to end after a stop, in all.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a task that limits itself may take to end.
-const JOIN_DEADLINE: Duration = Duration::from_secs(20);
+use ending::Running;
+use engine::Engine;
 
 /// What [`serve`] needs.
 pub struct ServeOptions {
@@ -236,60 +229,18 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         _ = ending.wait_for(Option::is_some) => {}
         () = stop => {}
     }
-    // Accept nothing more, finish what is executed, end the streams.
-    let _ = stopping.send(true);
-    ticker.abort();
-    engine.stop();
-    if tokio::time::timeout(DRAIN_DEADLINE, ending.wait_for(Option::is_some))
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "the journal is too slow: what is not committed is left to the clients, who ask again"
-        );
-        engine.end();
-    }
-    let mut ending = ending.borrow().clone();
-    // Now that nothing more is committed, the rest of it goes to the buckets.
-    let farewell = match &ending {
-        Some(Ending::Stopped) => archiving::Ending::StoreEverything,
-        Some(Ending::Failed(_)) | None => archiving::Ending::AtOnce,
+    let running = Running {
+        engine,
+        stopping,
+        ticker,
+        end_archive,
+        archiver,
+        http_server,
+        server,
+        appender,
+        lock,
     };
-    // It may have ended by itself, with an error that was told.
-    let _ = end_archive.send(farewell);
-    join("the archiver", archiver).await;
-    if let Some(http_server) = http_server {
-        join("the HTTP server", http_server).await;
-    }
-    let server_ended = tokio::time::timeout(STOP_DEADLINE, server).await;
-    let last = Arc::clone(&engine);
-    let threads = tokio::task::spawn_blocking(move || {
-        let appended = appender.join();
-        (appended, last.persist())
-    });
-    match threads.await {
-        Ok((Ok(()), Ok(_))) => {}
-        Ok((Ok(()), Err(error))) => ending = Some(Ending::Failed(error.to_string())),
-        Ok((Err(_), _)) | Err(_) => ending = Some(Ending::Failed("one of its threads panicked".into())),
-    }
-    drop(lock);
-    if let Some(Ending::Failed(reason)) = ending {
-        return Err(ServeError::Stopped(reason));
-    }
-    match server_ended {
-        Ok(Ok(Err(error))) => Err(ServeError::Server(error)),
-        Ok(Err(_)) => Err(ServeError::Stopped("the server for clients panicked".into())),
-        // After the deadline, a stream that does not end is cut with the process.
-        Ok(Ok(Ok(()))) | Err(_) => Ok(()),
-    }
-}
-
-async fn join(what: &'static str, task: tokio::task::JoinHandle<()>) {
-    match tokio::time::timeout(JOIN_DEADLINE, task).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "{what} failed"),
-        Err(_) => tracing::warn!("{what} did not stop in time"),
-    }
+    running.end().await
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

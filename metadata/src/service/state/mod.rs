@@ -259,6 +259,7 @@ impl From<ViewError> for ServiceError {
 const NOBODY: SessionId = SessionId(0);
 
 /// The state machine.
+#[allow(clippy::struct_excessive_bools)] // Each says something of its own, in any combination.
 pub struct Service<V: ViewStore> {
     store: V,
     format: VolumeFormat,
