@@ -277,6 +277,7 @@ impl Service {
                             number,
                             position: Position(5),
                             result,
+                            superseded: Vec::new(),
                         }
                     }
                     ClientMessage::Goodbye => return,

@@ -192,6 +192,7 @@ async fn serve(
                         number,
                         position,
                         result,
+                        superseded: Vec::new(),
                     }])
                     .await
                     .is_err()

@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub changes: Vec<Invalidation>,
     /// What it opened when it executed.
     pub opened: Option<InodeNumber>,
+    /// The result is that of an earlier execution: what it tells of may have changed since, so it grants nothing.
+    pub replayed: bool,
 }
 
 /// What is to be done when a batch is committed, in the order of execution.
@@ -226,6 +228,18 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
     ) {
+        self.reply_superseded(session, number, position, result, Vec::new());
+    }
+
+    /// The same for a reply that some changes have overtaken.
+    pub(super) fn reply_superseded(
+        &mut self,
+        session: SessionId,
+        number: RequestNumber,
+        position: Position,
+        result: Result<Reply, Errno>,
+        superseded: Vec<Invalidation>,
+    ) {
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
@@ -237,6 +251,7 @@ impl<V: ViewStore> Service<V> {
                     number,
                     position,
                     result,
+                    superseded,
                 },
             );
         }

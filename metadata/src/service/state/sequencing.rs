@@ -166,9 +166,9 @@ impl<V: ViewStore> Service<V> {
                     mutates: false,
                     changes: Vec::new(),
                     opened,
+                    replayed: true,
                 };
-                // The reply of the first time is old: what it tells of may have changed since, so it grants nothing.
-                self.hold_replayed(depth, held);
+                self.hold(depth, held);
                 return Ok(());
             }
         }
@@ -206,6 +206,7 @@ impl<V: ViewStore> Service<V> {
             mutates,
             changes,
             opened,
+            replayed: false,
         };
         self.mark_removed(&held);
         if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
