@@ -11,7 +11,8 @@
 //!    not counting requests that wait for a lock (`SetLock` with `wait`): they keep no result, and the unlock that they wait
 //!    for may have to come through the same window.
 //! 5. The service pushes `Invalidate`; the client drops what it names, in its own caches and the kernel's, then sends
-//!    `Acknowledge`. The change that caused it is answered only after that, or after the lease of the silent has ended.
+//!    `Acknowledge`. The change that caused it is answered only after that, or after the lease of the silent has ended. A
+//!    client acknowledges without waiting for a reply to a request of its own: others may be waiting for each other.
 //! 6. The client sends `Heartbeat` every [`HEARTBEAT_SECONDS`]; the service answers `HeartbeatReply` to each.
 //!
 //! # Guarantees
@@ -19,7 +20,7 @@
 //! * A mutating request is applied once, however often it is sent: its result stands in the record that applied it.
 //! * A reply is sent only when everything that it tells of is committed.
 //! * Replies and invalidations arrive in the order in which the service made them: an invalidation that comes after a
-//!   reply is younger than it.
+//!   reply is younger than it. A reply that was overtaken by an invalidation says so itself.
 //! * After a broken stream the client holds no lease: it drops its caches before it uses a reply of the new stream.
 //! * After `Expired`, or when another `Hello` is answered with another session, nothing of the old session can commit.
 //!
@@ -292,6 +293,10 @@ pub enum ServerMessage {
         /// has just made a file should have to ask for the times of its directory. Missing when a request is answered again.
         #[n(3)]
         directories: Vec<Attributes>,
+        /// What of the answer has changed while it waited for acknowledgements: to be dropped together with taking it in, as
+        /// the invalidations of these changes came before it. Needs no acknowledgement.
+        #[n(4)]
+        superseded: Vec<Invalidation>,
     },
     /// Drop these, then acknowledge.
     #[n(3)]

@@ -289,6 +289,7 @@ impl Service {
                             position: Position(5),
                             result,
                             directories: Vec::new(),
+                            superseded: Vec::new(),
                         }
                     }
                     ClientMessage::Goodbye => return,

@@ -7,6 +7,46 @@ use crate::history::WriteNumber;
 /// Bytes before the pattern: number and length.
 const HEADER_BYTES: usize = 16;
 
+/// Bytes of a sector of a file that is overwritten in place: less than a page, so that pages are written in part, too.
+pub const SECTOR_BYTES: usize = 1024;
+
+/// One sector of a write, which tells where it belongs.
+pub fn of_sector(number: WriteNumber, sector: u64) -> Bytes {
+    let mut content = of_write(number, SECTOR_BYTES).to_vec();
+    content[8..HEADER_BYTES].copy_from_slice(&sector.to_le_bytes());
+    content.into()
+}
+
+/// The write that a sector comes from.
+pub fn parse_sector(content: &[u8], sector: u64) -> Result<WriteNumber, String> {
+    let place: Option<[u8; 8]> = content
+        .get(8..HEADER_BYTES)
+        .and_then(|bytes| bytes.try_into().ok());
+    if content.len() != SECTOR_BYTES || place.map(u64::from_le_bytes) != Some(sector) {
+        return Err(format!(
+            "sector {sector} has {} bytes and says that it is {:?}",
+            content.len(),
+            place.map(u64::from_le_bytes)
+        ));
+    }
+    let mut whole = content.to_vec();
+    whole[8..HEADER_BYTES].copy_from_slice(&(SECTOR_BYTES as u64).to_le_bytes());
+    parse(&whole)
+}
+
+/// The write that the beginning of a content comes from, and its length.
+pub fn parse_prefix(content: &[u8]) -> Result<(WriteNumber, usize), String> {
+    let length: Option<[u8; 8]> = content
+        .get(8..HEADER_BYTES)
+        .and_then(|bytes| bytes.try_into().ok());
+    let length = length
+        .map(u64::from_le_bytes)
+        .and_then(|length| usize::try_from(length).ok())
+        .filter(|length| *length <= content.len())
+        .ok_or_else(|| format!("content of {} bytes is not as long as it says", content.len()))?;
+    parse(&content[..length]).map(|number| (number, length))
+}
+
 /// The content of a write: `length` bytes (at least the header's) that depend on its number.
 pub fn of_write(number: WriteNumber, length: usize) -> Bytes {
     let length = length.max(HEADER_BYTES);

@@ -10,6 +10,7 @@ use crate::host::{Crash, Host};
 use crate::network::Network;
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::verdict::Verdict;
 
 /// What the faults strike.
 pub struct Targets {
@@ -24,9 +25,13 @@ pub struct Targets {
 }
 
 /// Strikes until the time is up, then heals everything.
-pub async fn strike(targets: Targets, mut random: Random, trace: Trace, until: Instant) {
+pub async fn strike(targets: Targets, mut random: Random, trace: Trace, verdict: Verdict, until: Instant) {
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(random.between(200, 4_000))).await;
+        if verdict.is_guilty() {
+            // What led to it shall be the end of the trace.
+            break;
+        }
         match random.between(0, 100) {
             0..20 => {
                 let how = *random.pick(&[Crash::BeforeAppend, Crash::AfterAppend, Crash::TornAppend]);
@@ -40,8 +45,14 @@ pub async fn strike(targets: Targets, mut random: Random, trace: Trace, until: I
             40..60 => {
                 let node = random.pick(&targets.nodes).clone();
                 // Short ones are delays; beyond 10 s leases end, beyond 60 s sessions.
-                let length = *random.pick(&[500, 3_000, 12_000, 70_000]);
-                let held = Duration::from_millis(random.between(100, length));
+                let (least, most) = *random.pick(&[
+                    (100, 500),
+                    (100, 3_000),
+                    (500, 12_000),
+                    (9_000, 40_000),
+                    (60_000, 70_000),
+                ]);
+                let held = Duration::from_millis(random.between(least, most));
                 targets.network.hold(&node, true);
                 let network = targets.network.clone();
                 tokio::spawn(async move {

@@ -25,10 +25,13 @@ pub mod content;
 pub mod faults;
 pub mod history;
 pub mod host;
+pub mod kernel;
 pub mod network;
 pub mod random;
+pub mod shared;
 pub mod trace;
 pub mod verdict;
+pub mod watcher;
 pub mod worker;
 pub mod world;
 

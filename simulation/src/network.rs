@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use twinshore_protocol::message::{ClientMessage, ServerMessage};
 use twinshore_protocol::session::{Stream, Transport, TransportError};
 
@@ -29,12 +29,30 @@ pub struct Accepted {
 }
 
 /// The state of a node's line to the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
+#[derive(Clone, Copy, Debug, Default)]
+struct LineState {
     /// Nothing arrives until this is false again.
     held: bool,
     /// Streams of an older generation are cut.
     generation: u64,
+}
+
+/// A node's line. Those who wait for a change are woken in their order (a `watch` would wake them in a random one).
+#[derive(Default)]
+struct Line {
+    state: Mutex<LineState>,
+    changed: Notify,
+}
+
+impl Line {
+    fn now(&self) -> LineState {
+        *lock(&self.state)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut LineState)) {
+        change(&mut lock(&self.state));
+        self.changed.notify_waiters();
+    }
 }
 
 /// All lines to the service.
@@ -42,7 +60,7 @@ struct Line {
 pub struct Network {
     seed: u64,
     trace: Trace,
-    lines: Arc<Mutex<BTreeMap<String, watch::Sender<Line>>>>,
+    lines: Arc<Mutex<BTreeMap<String, Arc<Line>>>>,
     listener: Arc<Mutex<Option<mpsc::Sender<Accepted>>>>,
 }
 
@@ -64,11 +82,7 @@ impl Network {
 
     /// A transport for a node whose messages take about `latency_ms` each way.
     pub fn transport(&self, node: &str, latency_ms: u64) -> Arc<dyn Transport> {
-        let (line, _) = watch::channel(Line {
-            held: false,
-            generation: 0,
-        });
-        lock(&self.lines).insert(node.to_owned(), line);
+        lock(&self.lines).insert(node.to_owned(), Arc::default());
         Arc::new(NodeTransport {
             network: self.clone(),
             node: node.to_owned(),
@@ -92,20 +106,20 @@ impl Network {
     /// Cuts everything: the service crashed.
     pub fn cut_all(&self) {
         for line in lock(&self.lines).values() {
-            line.send_modify(|line| line.generation += 1);
+            line.change(|line| line.generation += 1);
         }
     }
 
     /// Lets everything go.
     pub fn heal(&self) {
         for line in lock(&self.lines).values() {
-            line.send_modify(|line| line.held = false);
+            line.change(|line| line.held = false);
         }
     }
 
-    fn change(&self, node: &str, change: impl FnOnce(&mut Line)) {
+    fn change(&self, node: &str, change: impl FnOnce(&mut LineState)) {
         if let Some(line) = lock(&self.lines).get(node) {
-            line.send_modify(change);
+            line.change(change);
         }
     }
 }
@@ -126,7 +140,7 @@ impl Transport for NodeTransport {
         };
         let line = lock(&self.network.lines)
             .get(&self.node)
-            .map(watch::Sender::subscribe)
+            .cloned()
             .ok_or_else(refused)?;
         let listener = lock(&self.network.listener).clone().ok_or_else(refused)?;
         let number = {
@@ -140,7 +154,7 @@ impl Transport for NodeTransport {
         let (to_client, client_receiver) = mpsc::channel(STREAM_CAPACITY);
         let random =
             |direction: &str| Random::fork(self.network.seed, &format!("{}/{number}/{direction}", self.node));
-        let generation = line.borrow().generation;
+        let generation = line.now().generation;
         let pipe = Pipe {
             line,
             generation,
@@ -164,47 +178,52 @@ impl Transport for NodeTransport {
 /// One direction of a stream.
 #[derive(Clone)]
 struct Pipe {
-    line: watch::Receiver<Line>,
+    line: Arc<Line>,
     generation: u64,
     latency_ms: u64,
 }
 
 impl Pipe {
-    async fn forward<T>(mut self, mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, mut random: Random) {
+    async fn forward<T>(self, mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, mut random: Random) {
         while let Some(item) = self.unless_cut(from.recv()).await.flatten() {
             let delay_ms = random.between(self.latency_ms, self.latency_ms * 2 + 1);
-            if self
-                .unless_cut(tokio::time::sleep(Duration::from_millis(delay_ms)))
-                .await
-                .is_none()
-            {
-                return;
-            }
-            while self.line.borrow().held {
-                if self.line.changed().await.is_err() || self.is_cut() {
-                    return;
-                }
-            }
-            if !matches!(self.unless_cut(to.send(item)).await, Some(Ok(()))) {
+            let arrives = async {
+                tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                self.let_go().await;
+                to.send(item).await
+            };
+            if !matches!(self.unless_cut(arrives).await, Some(Ok(()))) {
                 return;
             }
         }
     }
 
-    fn is_cut(&self) -> bool {
-        self.line.borrow().generation != self.generation
+    /// Waits until the line is not held.
+    async fn let_go(&self) {
+        loop {
+            let changed = self.line.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.line.now().held {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits for `work`, or returns `None` once the stream is cut.
-    async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+    async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         loop {
-            if self.is_cut() {
+            let changed = self.line.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.line.now().generation != self.generation {
                 return None;
             }
             tokio::select! {
                 biased;
-                changed = self.line.changed() => if changed.is_err() { return None },
+                () = changed => {}
                 result = &mut work => return Some(result),
             }
         }

@@ -1,6 +1,6 @@
 //! One run: builds everything, lets it work under faults, heals it, and checks what is left.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,22 +16,25 @@ use twinshore_metadata::view::memory::MemoryView;
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
 };
-use twinshore_protocol::message::{Invalidation, Role, SessionDescription};
+use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::session::SessionOptions;
 use twinshore_protocol::{
     Caller, Epoch, InodeNumber, ObjectId, Operation, Reply, SessionId, Side, Timestamp, VolumeId,
 };
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
-use crate::actor::{Actor, read_file};
+use crate::actor::{Actor, Expected};
 use crate::buckets::Buckets;
 use crate::faults::{Targets, strike};
-use crate::history::History;
+use crate::history::{History, MountNumber};
 use crate::host::{Host, HostParts, WALL_START_SECONDS};
+use crate::kernel::{Caches, Kernel};
 use crate::network::Network;
 use crate::random::Random;
+use crate::shared::{Shared, name, read_file};
 use crate::trace::Trace;
 use crate::verdict::Verdict;
+use crate::watcher::Watcher;
 use crate::worker;
 
 /// The nodes with mounts, and which side is near to each.
@@ -133,19 +136,36 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
     }
     let until = started + Duration::from_secs(options.seconds);
     let history = History::default();
-    let mut actors = Vec::new();
-    for (node, near) in MOUNTS {
-        let vfs = mount(&network, &buckets, node, near, started).await?;
-        let actor = Actor::new(
-            node,
-            vfs.clone(),
-            options.seed,
-            trace.clone(),
-            history.clone(),
-            verdict.clone(),
-        );
-        actors.push((vfs, tokio::spawn(actor.work(until))));
+    let mut programs = Vec::new();
+    let mut watchers = Vec::new();
+    let mut kernels = Vec::new();
+    for ((node, near), mount_number) in MOUNTS.into_iter().zip(0..) {
+        let kernel = mount(&network, &buckets, node, near, started, options.seed, trace).await?;
+        let shared = |program: &str| Shared {
+            name: program.to_owned(),
+            kernel: kernel.clone(),
+            mount: MountNumber(mount_number),
+            history: history.clone(),
+            verdict: verdict.clone(),
+            trace: trace.clone(),
+            random: Random::fork(options.seed, &format!("program {program}")),
+        };
+        let set_up = |errno| format!("{node} cannot be set up: {errno}");
+        if mount_number == 0 {
+            shared("set-up").set_up().await.map_err(set_up)?;
+        }
+        programs.push(Actor::new(shared(node)).await.map_err(set_up)?);
+        watchers.push(Watcher::new(shared(&format!("{node}-watcher"))));
+        kernels.push(kernel);
     }
+    let programs: Vec<_> = programs
+        .into_iter()
+        .map(|program| tokio::spawn(program.work(until)))
+        .collect();
+    let watchers: Vec<_> = watchers
+        .into_iter()
+        .map(|watcher| tokio::spawn(watcher.work(until)))
+        .collect();
     let nodes = MOUNTS
         .iter()
         .chain(&WORKERS)
@@ -161,14 +181,21 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         targets,
         Random::fork(options.seed, "faults"),
         trace.clone(),
+        verdict.clone(),
         until,
     )
     .await;
-    let mut expected = BTreeMap::new();
-    for (vfs, actor) in actors {
-        expected.extend(actor.await.map_err(|error| format!("an actor died: {error}"))?);
-        // What an actor could not write has been reported to it; what it holds open must be given back.
-        let flushed = vfs.shut_down().await;
+    let died = |error| format!("a program died: {error}");
+    let mut expected = Vec::new();
+    for watcher in watchers {
+        watcher.await.map_err(died)?;
+    }
+    for program in programs {
+        expected.push(program.await.map_err(died)?);
+    }
+    for kernel in kernels {
+        // What a program could not write has been reported to it; what it holds open must be given back.
+        let flushed = kernel.vfs.shut_down().await;
         trace.event("mount", &format!("shut down: {flushed:?}"));
     }
     if verdict.is_guilty() {
@@ -178,7 +205,16 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         return Err(reason);
     }
     wait_until_quiet(&host, &buckets, trace).await?;
-    check_files(&network, &buckets, started, &expected, verdict).await?;
+    check_files(
+        &network,
+        &buckets,
+        started,
+        options.seed,
+        &expected,
+        verdict,
+        trace,
+    )
+    .await?;
     check_state(&host, verdict)
 }
 
@@ -220,7 +256,9 @@ async fn mount(
     node: &str,
     near: Side,
     started: Instant,
-) -> Result<Vfs, String> {
+    seed: u64,
+    trace: &Trace,
+) -> Result<Kernel, String> {
     let transport = network.transport(node, latency_ms(near));
     let session = SessionOptions {
         volume: None,
@@ -234,10 +272,11 @@ async fn mount(
         },
         request_deadline: Duration::from_secs(30),
     };
+    let caches = Caches::new(node, Random::fork(seed, &format!("kernel {node}")), trace.clone());
     let surroundings = || Surroundings {
         buckets: pair(buckets, near),
         blocks: Arc::new(NoCache),
-        kernel: Arc::new(NoKernel),
+        kernel: Arc::clone(&caches) as Arc<dyn KernelInvalidator>,
         tasks: Arc::new(NoTasks),
     };
     let clock = Arc::new(move || Timestamp::since_epoch(started.elapsed()).plus_seconds(WALL_START_SECONDS));
@@ -248,7 +287,7 @@ async fn mount(
             ..VfsOptions::new(clock.clone())
         };
         match Vfs::connect(Arc::clone(&transport), session.clone(), surroundings(), options).await {
-            Ok(vfs) => return Ok(vfs),
+            Ok(vfs) => return Ok(Kernel::new(vfs, caches)),
             Err(error) if started.elapsed() < QUIET_LIMIT * 4 => {
                 drop(error);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -355,24 +394,32 @@ async fn check_files(
     network: &Network,
     buckets: &Buckets,
     started: Instant,
-    expected: &BTreeMap<String, Vec<u8>>,
+    seed: u64,
+    expected: &[Expected],
     verdict: &Verdict,
+    trace: &Trace,
 ) -> Result<(), String> {
     for (node, near) in [("judge-east", Side::Primary), ("judge-west", Side::Target)] {
-        let vfs = mount(network, buckets, node, near, started).await?;
-        for (file, content) in expected {
-            match read_file(&vfs, file).await {
-                Ok(Some(found)) if found == *content => {}
-                Ok(Some(found)) => verdict.guilty(format!(
-                    "{node}: {file} holds {} bytes which are not the {} that were acknowledged",
-                    found.len(),
-                    content.len()
-                )),
-                Ok(None) => verdict.guilty(format!("{node}: {file} is lost")),
-                Err(errno) => verdict.guilty(format!("{node}: {file} cannot be read: {errno}")),
+        let kernel = mount(network, buckets, node, near, started, seed, trace).await?;
+        for Expected { home, files } in expected {
+            for (file, content) in files {
+                let found = read_file(&kernel, *home, &name(file)).await;
+                let place = format!("{node}: {file} in {home}");
+                match found {
+                    Ok(Some(found)) if found == *content => {}
+                    Ok(Some(found)) => verdict.guilty(format!(
+                        "{place} holds {} bytes which are not the {} that were acknowledged",
+                        found.len(),
+                        content.len()
+                    )),
+                    Ok(None) => verdict.guilty(format!("{place} is lost")),
+                    Err(errno) => verdict.guilty(format!("{place} cannot be read: {errno}")),
+                }
             }
         }
-        vfs.shut_down()
+        kernel
+            .vfs
+            .shut_down()
             .await
             .map_err(|errno| format!("{node} cannot be shut down: {errno}"))?;
     }
@@ -398,17 +445,6 @@ impl BlockCache for NoCache {
     }
 
     fn insert(&self, _: ObjectId, _: u64, _: Bytes) {}
-}
-
-/// There is no kernel, so it has nothing to drop.
-struct NoKernel;
-
-impl KernelInvalidator for NoKernel {
-    fn invalidate(&self, _: Vec<Invalidation>, done: Box<dyn FnOnce() + Send>) {
-        done();
-    }
-
-    fn drop_everything(&self) {}
 }
 
 struct NoTasks;

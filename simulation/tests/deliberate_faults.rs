@@ -43,3 +43,13 @@ fn a_deleted_object_that_files_still_name_is_found() {
 fn a_retry_that_is_applied_twice_is_found() {
     assert_found(Fault::ApplyRetryTwice);
 }
+
+#[test]
+fn a_lost_recall_is_found() {
+    assert_found(Fault::LoseOneRecall);
+}
+
+#[test]
+fn a_session_that_goes_on_after_its_end_is_found() {
+    assert_found(Fault::SkipEpochOrSessionCheck);
+}

@@ -204,8 +204,7 @@ impl Adapter {
         self.spawn_plain(request, reply, work, |reply, ()| reply.ok());
     }
 
-    fn answer_opened(notifier: &KernelNotifier, inode: InodeNumber, reply: ReplyOpen, opened: Opened) {
-        notifier.opened(inode);
+    fn answer_opened(reply: ReplyOpen, opened: Opened) {
         reply.opened(FileHandle(opened.handle.0), open_reply_flags(opened));
     }
 }
@@ -453,19 +452,34 @@ impl Filesystem for Adapter {
         if self.options.read_only && (flags.write || flags.truncate) {
             return reply.error(fuser::Errno::EROFS);
         }
+        // Before it is decided whether the kernel keeps its pages: from then on they are among what is dropped with everything.
+        self.notifier.opened(node);
         if let Some(result) = self.vfs.cached_open(node, flags) {
+            if result.is_err() {
+                self.notifier.released(node);
+            }
             let opened = valid!(result, reply);
-            return Self::answer_opened(&self.notifier, node, reply, opened);
+            return Self::answer_opened(reply, opened);
         }
-        let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
-        let (notifier, releasing) = (self.notifier.clone(), self.vfs.clone());
+        let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
+        let (notifier, undoing) = (self.notifier.clone(), self.notifier.clone());
+        let releasing = self.vfs.clone();
         self.spawn(
             request,
             Patience::Ordinary,
             reply,
-            async move { vfs.open(caller, node, flags).await },
-            move |reply, opened| Self::answer_opened(&notifier, node, reply, opened),
-            move |opened| releasing.release(node, opened.handle, None),
+            async move {
+                let opened = vfs.open(caller, node, flags).await;
+                if opened.is_err() {
+                    notifier.released(node);
+                }
+                opened
+            },
+            Self::answer_opened,
+            move |opened| {
+                undoing.released(node);
+                releasing.release(node, opened.handle, None);
+            },
         );
     }
 
@@ -630,6 +644,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
+        self.notifier.opened(inode(node));
         reply.opened(
             FileHandle(self.vfs.open_directory(inode(node)).0),
             FopenFlags::empty(),
@@ -704,11 +719,12 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         _flags: fuser::OpenFlags,
         reply: ReplyEmpty,
     ) {
+        self.notifier.released(inode(node));
         self.vfs.release_directory(Handle(handle.0));
         reply.ok();
     }

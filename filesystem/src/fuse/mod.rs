@@ -10,6 +10,7 @@
 //! | `requests` | every request is answered: deadlines and signals |
 //! | `process` | groups and signals of the process behind a request |
 //! | `notifier` | tells the kernel what to drop |
+//! | `names` | who waits for names to be dropped, while this mount changes names itself, pure |
 //! | `freshness` | an answer older than an invalidation is not kept |
 //!
 //! The kernel's node id is the inode number, so a mount can be taken over by another process. `FORGET` needs no answer and no bookkeeping: inodes live
@@ -21,9 +22,12 @@ mod convert;
 mod freshness;
 mod listing;
 mod locks;
+mod names;
 mod notifier;
 mod process;
 mod requests;
 
 pub use self::adapter::{Adapter, AdapterOptions};
+pub use self::freshness::{Freshness, Moment, Verdict};
+pub use self::names::{Mark, PendingNames};
 pub use self::notifier::{Device, Kernel, KernelNotifier};

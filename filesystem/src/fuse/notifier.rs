@@ -6,7 +6,11 @@
 //!   may make them wait for a request of this mount: for a read that holds a page, for an unlink that holds its directory.
 //!   No request handler ever waits for them.
 //! * Items of one inode are sent in the order in which they came. Inodes are spread over [`LANES`] threads, so that one inode
-//!   whose request is stuck does not hold back all others.
+//!   whose request is stuck does not hold back all others. Names have as many threads of their own: dropping one needs the
+//!   lock of its directory, dropping attributes and pages does not.
+//! * A batch never waits for an operation of this mount that changes names ([`KernelInvalidator::changing_names`]): while there is
+//!   one, all names are looked up again instead (`FUSE_NOTIFY_INC_EPOCH`, which needs no lock), sent by one more thread. A kernel that
+//!   is too old for that shows a name for at most a second, the time to live that it is given there.
 //! * `done` runs when all items of its batch have been sent, or cannot matter any more because the mount is gone.
 //! * The queue is bounded: beyond [`QUEUE_MAX`] items they are replaced by "drop everything".
 //! * An item that already waits in the queue is not queued again.
@@ -28,10 +32,17 @@ use twinshore_protocol::message::Invalidation;
 
 use super::convert::node;
 use super::freshness::Freshness;
+use super::names::{Mark, PendingNames};
 use crate::vfs::KernelInvalidator;
 
-/// Threads that tell the kernel.
+/// Threads that tell the kernel of inodes, and as many of names.
 pub const LANES: usize = 4;
+
+/// The thread that never waits for a lock.
+const EPOCHS: usize = 2 * LANES;
+
+/// All of them.
+const THREADS: usize = EPOCHS + 1;
 
 /// Items that wait in a lane at most: some milliseconds of notifications.
 pub const QUEUE_MAX: usize = 65_536;
@@ -108,12 +119,16 @@ enum Work {
     AllEntries,
     /// What came before in this lane is sent.
     Mark(SharedBatch),
+    /// The same for names, unless it has been taken over by the thread that never waits.
+    NamesMark(Mark),
 }
 
 #[derive(Default)]
 struct Lane {
     queue: VecDeque<Work>,
     waiting: HashSet<Identity>,
+    /// All names are to be dropped already, later than now.
+    all_entries_wait: bool,
     stopped: bool,
 }
 
@@ -132,6 +147,7 @@ fn identity(item: &Invalidation) -> Identity {
 struct Shared {
     lanes: Vec<(Mutex<Lane>, Condvar)>,
     open: Mutex<HashMap<InodeNumber, u64>>,
+    names: Mutex<PendingNames<SharedBatch>>,
     freshness: Freshness,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
     sent: AtomicU64,
@@ -144,6 +160,10 @@ impl Shared {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn names(&self) -> MutexGuard<'_, PendingNames<SharedBatch>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kernel(&self) -> Option<Arc<dyn Kernel>> {
@@ -162,7 +182,12 @@ impl Shared {
                         continue;
                     }
                 }
-                Work::AllEntries | Work::Mark(_) => {}
+                Work::AllEntries => {
+                    if std::mem::replace(&mut lane.all_entries_wait, true) {
+                        continue;
+                    }
+                }
+                Work::Mark(_) | Work::NamesMark(_) => {}
             }
             lane.queue.push_back(work);
         }
@@ -185,9 +210,11 @@ impl Shared {
                     .wait(lane)
                     .unwrap_or_else(PoisonError::into_inner);
             };
-            if let Work::Item(item) = &work {
-                // From here on the same item has to be sent again: what it is about may change while this one is sent.
-                lane.waiting.remove(&identity(item));
+            // From here on the same has to be sent again: what it is about may change while this one is sent.
+            match &work {
+                Work::Item(item) => drop(lane.waiting.remove(&identity(item))),
+                Work::AllEntries => lane.all_entries_wait = false,
+                Work::Mark(_) | Work::NamesMark(_) => {}
             }
             drop(lane);
             self.send(work);
@@ -195,6 +222,15 @@ impl Shared {
     }
 
     fn send(&self, work: Work) {
+        let work = match work {
+            // The last mark of a batch runs its `done`.
+            Work::Mark(batch) => return drop(batch),
+            Work::NamesMark(mark) => {
+                let batch = self.names().sent(mark);
+                return drop(batch);
+            }
+            other => other,
+        };
         let Some(kernel) = self.kernel() else { return };
         let outcome = match work {
             Work::Item(Invalidation::Attributes(inode)) => kernel.inval_inode(inode, false),
@@ -204,9 +240,7 @@ impl Shared {
             Work::Item(Invalidation::Everything(inode)) => kernel
                 .inval_inode(inode, true)
                 .and_then(|()| kernel.inval_all_entries()),
-            Work::AllEntries => kernel.inval_all_entries(),
-            // The last mark of a batch runs its `done`.
-            Work::Mark(batch) => return drop(batch),
+            Work::AllEntries | Work::Mark(_) | Work::NamesMark(_) => kernel.inval_all_entries(),
         };
         self.sent.fetch_add(1, Ordering::Relaxed);
         match outcome {
@@ -222,7 +256,10 @@ impl Shared {
 
     fn drop_everything(&self) {
         self.freshness.note_everything();
-        self.push(0, vec![Work::AllEntries]);
+        self.push(EPOCHS, vec![Work::AllEntries]);
+        // The root has no name, so nothing looks it up again.
+        let root = Invalidation::Attributes(InodeNumber::ROOT);
+        self.push(lane_of(InodeNumber::ROOT), vec![Work::Item(root)]);
         let open: Vec<InodeNumber> = self
             .open
             .lock()
@@ -250,15 +287,16 @@ impl KernelNotifier {
     /// Without a kernel yet.
     pub fn start() -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
-            lanes: (0..LANES).map(|_| (Mutex::default(), Condvar::new())).collect(),
+            lanes: (0..THREADS).map(|_| (Mutex::default(), Condvar::new())).collect(),
             open: Mutex::default(),
+            names: Mutex::default(),
             freshness: Freshness::default(),
             kernel: Mutex::new(None),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
         let mut threads = Vec::new();
-        for number in 0..LANES {
+        for number in 0..THREADS {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(format!("fuse-notifier-{number}"));
             threads.push(thread.spawn(move || shared.run(number))?);
@@ -309,10 +347,31 @@ impl KernelNotifier {
         )
     }
 
+    /// Too much waits: everything is dropped in its place.
+    fn overflow(&self, batch: &SharedBatch) {
+        let kept: Vec<Vec<Work>> = (0..THREADS)
+            .map(|number| {
+                let mut lane = self.shared.lane(number);
+                lane.waiting.clear();
+                lane.all_entries_wait = false;
+                // Marks stay: their batches are done when all is dropped.
+                let is_mark = |work: &Work| matches!(work, Work::Mark(_) | Work::NamesMark(_));
+                lane.queue.drain(..).filter(is_mark).collect()
+            })
+            .collect();
+        self.shared.drop_everything();
+        for (number, mut marks) in kept.into_iter().enumerate() {
+            if number < LANES || number == EPOCHS {
+                marks.push(Work::Mark(batch.clone()));
+            }
+            self.shared.push(number, marks);
+        }
+    }
+
     /// Ends the threads. What still waits counts as done: the mount is gone.
     pub fn stop(&self) {
         self.attach(None);
-        for number in 0..LANES {
+        for number in 0..THREADS {
             self.shared.lane(number).stopped = true;
             self.shared.lanes[number].1.notify_all();
         }
@@ -337,34 +396,57 @@ impl KernelInvalidator for KernelNotifier {
         if self.shared.kernel().is_none() {
             return;
         }
-        let mut lanes: Vec<Vec<Work>> = (0..LANES).map(|_| Vec::new()).collect();
-        let mut overflow = false;
+        let mut lanes: Vec<Vec<Work>> = (0..THREADS).map(|_| Vec::new()).collect();
         for item in items {
-            let (Invalidation::Attributes(inode)
-            | Invalidation::Content(inode)
-            | Invalidation::Entry(inode, _)
-            | Invalidation::Everything(inode)) = &item;
-            lanes[lane_of(*inode)].push(Work::Item(item));
+            let lane = match &item {
+                Invalidation::Attributes(inode)
+                | Invalidation::Content(inode)
+                | Invalidation::Everything(inode) => lane_of(*inode),
+                Invalidation::Entry(directory, _) => LANES + lane_of(*directory),
+            };
+            lanes[lane].push(Work::Item(item));
         }
-        for (number, work) in lanes.iter().enumerate() {
-            overflow |= self.shared.lane(number).queue.len() + work.len() > QUEUE_MAX;
-        }
-        if overflow {
-            // Marks stay in the queue: their batches are done when all is dropped.
-            for (number, work) in lanes.iter_mut().enumerate() {
-                let mut lane = self.shared.lane(number);
-                lane.queue.retain(|work| matches!(work, Work::Mark(_)));
-                lane.waiting.clear();
-                *work = lane.queue.drain(..).collect();
-            }
-            self.shared.drop_everything();
+        let full = |(number, work): (usize, &Vec<Work>)| {
+            self.shared.lane(number).queue.len() + work.len() > QUEUE_MAX
+        };
+        if lanes.iter().enumerate().any(full) {
+            return self.overflow(&batch);
         }
         for (number, mut work) in lanes.into_iter().enumerate() {
-            if overflow || !work.is_empty() {
+            if work.is_empty() {
+                continue;
+            }
+            if number < LANES {
                 work.push(Work::Mark(batch.clone()));
                 self.shared.push(number, work);
+                continue;
+            }
+            // Queued under the lock of the names, so that an operation that begins now finds what waits.
+            let mut names = self.shared.names();
+            match names.add(batch.clone()) {
+                Ok(mark) => {
+                    work.push(Work::NamesMark(mark));
+                    self.shared.push(number, work);
+                }
+                Err(batch) => self
+                    .shared
+                    .push(EPOCHS, vec![Work::AllEntries, Work::Mark(batch)]),
             }
         }
+    }
+
+    fn changing_names(&self) {
+        let mut names = self.shared.names();
+        let taken_over = names.began();
+        if !taken_over.is_empty() {
+            let marks = taken_over.into_iter().map(Work::Mark);
+            self.shared
+                .push(EPOCHS, std::iter::once(Work::AllEntries).chain(marks).collect());
+        }
+    }
+
+    fn changed_names(&self) {
+        self.shared.names().ended();
     }
 
     fn drop_everything(&self) {

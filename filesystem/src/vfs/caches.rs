@@ -3,7 +3,7 @@
 //! # Contract
 //!
 //! * A reply fills the caches before the requester is woken, and an invalidation empties them before the next message is
-//!   looked at: so what the caches hold at any moment is what the service would answer, as long as the lease lasts.
+//!   looked at; what changed while a reply was held back is named in the reply, and dropped with it: so what the caches hold at any moment is what the service would answer, as long as the lease lasts.
 //! * An operation of this client tells in its reply what it changed. What the reply does not tell (the times of the
 //!   directory of a new name) is dropped.
 //! * When the stream breaks, nothing is known any more. When the session ends, unwritten data is given up as well: its files
@@ -436,6 +436,19 @@ impl SessionHandler for Caches {
         for directory in directories {
             self.learn(directory);
         }
+    }
+
+    fn superseded(&self, items: &[Invalidation]) {
+        for item in items {
+            self.drop_item(item);
+        }
+        // The kernel was told when they changed. Since then it may have read pages that this client's own bytes covered, as
+        // nobody here knew yet which of the two writes came last.
+        let items = items
+            .iter()
+            .filter_map(|item| self.for_kernel(item.clone()))
+            .collect();
+        self.kernel.invalidate(items, Box::new(|| {}));
     }
 
     fn invalidated(&self, number: u64, items: Vec<Invalidation>) {

@@ -14,7 +14,7 @@ use twinshore_storage::pair::BucketPair;
 use super::caches::Caches;
 use super::fetch::Fetches;
 use super::inode::{Inode, InodeState, lock};
-use super::interface::{Attributed, BlockCache, Handle, OpenFlags};
+use super::interface::{Attributed, BlockCache, Handle, KernelInvalidator, OpenFlags};
 use super::listing::ListingBuffer;
 use super::options::VfsOptions;
 use super::packer::Packer;
@@ -110,6 +110,12 @@ impl Core {
             .request(caller, operation)
             .await
             .map_err(|error| error.errno())
+    }
+
+    /// To be held while an operation that changes names is under way.
+    pub fn changing_names(&self) -> ChangingNames {
+        self.caches.kernel.changing_names();
+        ChangingNames(Arc::clone(&self.caches.kernel))
     }
 
     /// `EROFS` on a read-only mount.
@@ -221,6 +227,15 @@ impl Core {
     /// Is everything over?
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+/// An operation that changes names is under way.
+pub struct ChangingNames(Arc<dyn KernelInvalidator>);
+
+impl Drop for ChangingNames {
+    fn drop(&mut self) {
+        self.0.changed_names();
     }
 }
 

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use twinshore_protocol::{Errno, ObjectId, Sides};
 use twinshore_storage::object::BLOCK_BYTES;
 use twinshore_storage::pair::PairError;
@@ -41,12 +41,44 @@ impl FetchFailure {
     }
 }
 
-type Outcome = Option<Result<Arc<Vec<Bytes>>, FetchFailure>>;
+type Outcome = Result<Arc<Vec<Bytes>>, FetchFailure>;
 
 #[derive(Clone)]
 struct Run {
     first_block: u64,
-    outcome: watch::Receiver<Outcome>,
+    arrival: Arc<Arrival>,
+}
+
+/// What becomes of a run. Wakes those who wait in their order (a `watch` would wake them in a random one).
+#[derive(Default)]
+struct Arrival {
+    outcome: OnceLock<Outcome>,
+    arrived: Notify,
+}
+
+impl Arrival {
+    async fn wait(&self) -> Outcome {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
+            }
+            arrived.await;
+        }
+    }
+}
+
+/// Nobody waits in vain, whatever becomes of the task that fetches.
+struct Fetching(Arc<Arrival>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        // The first outcome counts.
+        let _ = self.0.outcome.set(Err(FetchFailure::Unavailable));
+        self.0.arrived.notify_waiters();
+    }
 }
 
 /// What is under way.
@@ -86,11 +118,8 @@ impl Pending {
         for (block, slot) in (first..).zip(self.slots) {
             let bytes = match slot {
                 Slot::Found(bytes) => bytes,
-                Slot::Coming(mut run) => {
-                    let outcome = run.outcome.wait_for(Option::is_some).await;
-                    // The sender is gone only if the task was cut off with the runtime.
-                    let outcome = outcome.map_err(|_| FetchFailure::Unavailable)?.clone();
-                    let blocks = outcome.unwrap_or(Err(FetchFailure::Unavailable))?;
+                Slot::Coming(run) => {
+                    let blocks = run.arrival.wait().await?;
                     let index = usize::try_from(block - run.first_block).unwrap_or(usize::MAX);
                     blocks.get(index).cloned().ok_or(FetchFailure::Lost)?
                 }
@@ -144,8 +173,9 @@ impl Core {
                 }
                 block += 1;
             }
-            let (sender, outcome) = watch::channel(None);
-            let run = Run { first_block, outcome };
+            let arrival = Arc::<Arrival>::default();
+            let fetching = Fetching(Arc::clone(&arrival));
+            let run = Run { first_block, arrival };
             for number in first_block..block {
                 runs.insert((object, number), run.clone());
                 slots.push(Slot::Coming(run.clone()));
@@ -160,8 +190,7 @@ impl Core {
                         runs.remove(&(object, number));
                     }
                 }
-                // Nobody may be left to hear it.
-                let _ = sender.send(Some(result.map(Arc::new)));
+                let _ = fetching.0.outcome.set(result.map(Arc::new));
             });
             if let Some(slot) = following {
                 slots.push(slot);

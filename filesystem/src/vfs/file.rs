@@ -38,6 +38,7 @@ impl Vfs {
     ) -> Result<(Attributed, Opened), Errno> {
         let core = &self.core;
         core.check_writable()?;
+        let _changing = core.changing_names();
         let number = core.session.take_inode().await.map_err(|error| error.errno())?;
         let new = NewInode {
             inode: number,

@@ -1,6 +1,6 @@
 //! The locks that the service has granted to this session: what is claimed again when the session resumes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twinshore_protocol::InodeNumber;
 use twinshore_protocol::lock::{Lock, LockFamily, LockKind};
@@ -9,11 +9,16 @@ use twinshore_protocol::lock::{Lock, LockFamily, LockKind};
 #[derive(Debug, Default)]
 pub struct HeldLocks {
     by_inode: BTreeMap<InodeNumber, Vec<Lock>>,
+    /// Owners of requests whose outcome is not known: they may hold something.
+    uncertain: BTreeSet<(InodeNumber, LockFamily, u64)>,
 }
 
 impl HeldLocks {
     /// The service has granted this (or taken it back, if it is an unlock): it replaces what its owner had in its range.
     pub fn granted(&mut self, inode: InodeNumber, lock: Lock) {
+        if lock.kind == LockKind::Unlock && (lock.start, lock.end) == (0, u64::MAX) {
+            self.uncertain.remove(&(inode, lock.family, lock.owner));
+        }
         let held = self.by_inode.entry(inode).or_default();
         let mut kept = Vec::with_capacity(held.len() + 1);
         for old in held.drain(..) {
@@ -45,13 +50,19 @@ impl HeldLocks {
         }
     }
 
-    /// Does this owner hold locks of the family?
+    /// Nobody waits for the answer to this request any more; it may still be granted.
+    pub fn unanswered(&mut self, inode: InodeNumber, lock: Lock) {
+        self.uncertain.insert((inode, lock.family, lock.owner));
+    }
+
+    /// Does this owner hold locks of the family, or may it?
     pub fn holds(&self, inode: InodeNumber, family: LockFamily, owner: u64) -> bool {
-        self.by_inode.get(&inode).is_some_and(|locks| {
-            locks
-                .iter()
-                .any(|lock| lock.family == family && lock.owner == owner)
-        })
+        self.uncertain.contains(&(inode, family, owner))
+            || self.by_inode.get(&inode).is_some_and(|locks| {
+                locks
+                    .iter()
+                    .any(|lock| lock.family == family && lock.owner == owner)
+            })
     }
 
     /// All of them.
@@ -64,6 +75,7 @@ impl HeldLocks {
 
     /// The session is over: the locks are lost. Returns whose.
     pub fn take_inodes(&mut self) -> Vec<InodeNumber> {
+        self.uncertain.clear();
         std::mem::take(&mut self.by_inode).into_keys().collect()
     }
 }
@@ -90,6 +102,10 @@ mod tests {
         held.granted(inode, lock(LockKind::Write, 0, u64::MAX, 1));
         held.granted(inode, lock(LockKind::Read, 5, 9, 2));
         held.granted(inode, lock(LockKind::Unlock, 10, 19, 1));
+        held.unanswered(inode, lock(LockKind::Write, 0, 9, 3));
+        assert!(held.holds(inode, LockFamily::Record, 3), "it may be granted yet");
+        held.granted(inode, lock(LockKind::Unlock, 0, u64::MAX, 3));
+        assert!(!held.holds(inode, LockFamily::Record, 3));
         let all: Vec<_> = held
             .all()
             .into_iter()

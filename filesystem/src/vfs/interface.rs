@@ -36,6 +36,14 @@ pub trait KernelInvalidator: Send + Sync {
 
     /// No lease is held any more: everything that the kernel has cached of this mount is to be dropped.
     fn drop_everything(&self);
+
+    /// An operation of this mount that changes names begins. Until it is answered the kernel holds the locks of directories
+    /// without which it cannot drop a name, and the answer may be waiting for somebody who waits for this very mount to drop
+    /// one. So until [`Self::changed_names`] names are dropped in a way that needs no lock, those that wait already included.
+    fn changing_names(&self) {}
+
+    /// It has ended.
+    fn changed_names(&self) {}
 }
 
 /// Takes what concerns replication and the volume's settings, and not the file system.

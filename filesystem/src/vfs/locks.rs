@@ -7,21 +7,23 @@ use twinshore_protocol::{Caller, Errno, InodeNumber, Operation, Reply};
 
 use super::Vfs;
 use super::core::{Core, unexpected};
+use super::inode::lock;
 
-/// Cancels a waiting request when its future is dropped.
+/// Cancels a waiting request when its future is dropped, and remembers that it may have been granted before.
 struct Waiting {
     core: Arc<Core>,
     inode: InodeNumber,
-    owner: u64,
+    lock: Lock,
     answered: bool,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.answered {
+            lock(&self.core.caches.locks).unanswered(self.inode, self.lock);
             let operation = Operation::CancelLock {
                 inode: self.inode,
-                owner: self.owner,
+                owner: self.lock.owner,
             };
             drop(self.core.session.request(Caller::ROOT, operation));
         }
@@ -49,33 +51,37 @@ impl Vfs {
         &self,
         caller: Caller,
         inode: InodeNumber,
-        lock: Lock,
+        asked: Lock,
         wait: bool,
     ) -> Result<(), Errno> {
         let core = &self.core;
         let inode = core.inode(inode);
         // Whoever gets the lock next must see what was written under it. A failure stays with the file and does not
         // keep the lock: its owner may be about to end.
-        if lock.kind != LockKind::Write {
+        if asked.kind != LockKind::Write {
             core.write_out(&inode, super::write_out::Urgency::Flush).await;
         }
         let mut waiting = Waiting {
             core: Arc::clone(core),
             inode: inode.number,
-            owner: lock.owner,
-            answered: !wait,
+            lock: asked,
+            answered: false,
         };
         let answer = core
             .ask(
                 caller,
                 Operation::SetLock {
                     inode: inode.number,
-                    lock,
+                    lock: asked,
                     wait,
                 },
             )
             .await;
         waiting.answered = true;
+        if answer == Err(Errno::InputOutput) {
+            // Nobody knows: what is given back at `close` includes it.
+            lock(&core.caches.locks).unanswered(inode.number, asked);
+        }
         match answer? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),

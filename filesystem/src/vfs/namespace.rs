@@ -88,6 +88,7 @@ impl Vfs {
         kind: FileType,
         device: u32,
     ) -> Result<Attributed, Errno> {
+        let _changing = self.core.changing_names();
         let new = NewInode {
             inode: self.new_number().await?,
             mode,
@@ -116,6 +117,7 @@ impl Vfs {
         mode: u16,
         umask: u16,
     ) -> Result<Attributed, Errno> {
+        let _changing = self.core.changing_names();
         let new = NewInode {
             inode: self.new_number().await?,
             mode,
@@ -134,6 +136,7 @@ impl Vfs {
         name: FileName,
         target: Bytes,
     ) -> Result<Attributed, Errno> {
+        let _changing = self.core.changing_names();
         let inode = self.new_number().await?;
         let parent = self.core.caches.real(parent);
         self.entry(
@@ -157,6 +160,7 @@ impl Vfs {
         name: FileName,
     ) -> Result<Attributed, Errno> {
         self.core.check_writable()?;
+        let _changing = self.core.changing_names();
         let caches = &self.core.caches;
         let (inode, parent) = (caches.real(inode), caches.real(parent));
         self.entry(caller, Operation::Link { inode, parent, name }).await
@@ -164,6 +168,7 @@ impl Vfs {
 
     async fn remove(&self, caller: Caller, operation: Operation) -> Result<(), Errno> {
         self.core.check_writable()?;
+        let _changing = self.core.changing_names();
         match self.core.ask(caller, operation).await? {
             Reply::Removed { .. } => Ok(()),
             other => Err(unexpected(&other)),
@@ -199,6 +204,7 @@ impl Vfs {
         mode: RenameMode,
     ) -> Result<(), Errno> {
         self.core.check_writable()?;
+        let _changing = self.core.changing_names();
         let caches = &self.core.caches;
         let (parent, new_parent) = (caches.real(parent), caches.real(new_parent));
         match self

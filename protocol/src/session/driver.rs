@@ -50,6 +50,8 @@ enum Next {
 /// A stream whose `Welcome` has been taken in.
 struct Opened {
     stream: Stream,
+    /// When it was asked for.
+    asked: Instant,
     lease_seconds: u64,
     /// What came in the same batch after `Welcome`.
     rest: Vec<ServerMessage>,
@@ -61,7 +63,12 @@ struct Opened {
 /// allocation for each.
 #[allow(clippy::large_enum_variant)]
 enum Event {
-    Replied(Entry<Waiter>, Result<Reply, Errno>, Vec<Attributes>),
+    Replied(
+        Entry<Waiter>,
+        Result<Reply, Errno>,
+        Vec<Attributes>,
+        Vec<Invalidation>,
+    ),
     Invalidated(u64, Vec<Invalidation>),
     Tasks(Vec<Task>),
     Synchronise(Option<ObjectId>),
@@ -95,6 +102,7 @@ pub(super) async fn start(
     mut options: SessionOptions,
     handler: Arc<dyn SessionHandler>,
 ) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
+    let asked = Instant::now();
     let (stream, welcome, rest) = open(&*transport, hello(&options, None)).await?;
     // From now on only this volume will do: another one's service may come to this address, with a session of this number.
     options.volume = Some(welcome.format.volume);
@@ -102,6 +110,7 @@ pub(super) async fn start(
     let (finished, finished_receiver) = watch::channel(false);
     let opened = Opened {
         stream,
+        asked,
         lease_seconds: welcome.lease_seconds,
         rest,
         first: VecDeque::new(),
@@ -153,12 +162,13 @@ impl Driver {
     async fn serve(&mut self, opened: Opened) -> Next {
         let Opened {
             stream: Stream { sender, mut receiver },
+            asked,
             lease_seconds,
             rest,
             mut first,
         } = opened;
         let shared = Arc::clone(&self.shared);
-        let mut heartbeats = Heartbeats::new(Instant::now(), lease_seconds);
+        let mut heartbeats = Heartbeats::new(asked, Instant::now(), lease_seconds);
         if let Some(next) = self.receive(rest, &mut heartbeats) {
             return next;
         }
@@ -260,6 +270,7 @@ impl Driver {
                         position,
                         result,
                         directories,
+                        superseded,
                     } => {
                         self.seen.1 = self.seen.1.max(position);
                         // A duplicate of a reply that came before.
@@ -273,7 +284,7 @@ impl Driver {
                                 state.numbers.granted(*inodes, *objects, same_epoch);
                             }
                         }
-                        Event::Replied(entry, result, directories)
+                        Event::Replied(entry, result, directories, superseded)
                     }
                     ServerMessage::Invalidate { number, items } => {
                         state.invalidations.insert(number);
@@ -312,8 +323,11 @@ impl Driver {
     fn deliver(&mut self, event: Event) -> Option<Next> {
         match event {
             Event::Replied(Entry { withdrawn: true, .. }, ..) => {}
-            Event::Replied(entry, result, directories) => {
+            Event::Replied(entry, result, directories, superseded) => {
                 self.handler.replied(&entry.operation, &result, &directories);
+                if !superseded.is_empty() {
+                    self.handler.superseded(&superseded);
+                }
                 // Nobody waits any more: the handler has heard of it.
                 let _ = entry.waiter.send(result.map_err(RequestError::Failed));
             }
@@ -422,13 +436,14 @@ impl Driver {
             }
             let resumed = resume.then(|| (self.shared.id(), self.seen));
             let transport = Arc::clone(&self.transport);
+            let asked = Instant::now();
             let attempt = open(&*transport, hello(&self.options, resumed));
             let Some(attempt) = self.unless_stopped(attempt).await else {
                 return Next::Closed;
             };
             match attempt {
                 Ok((stream, welcome, rest)) => {
-                    if let Some(opened) = self.welcomed(resume, stream, &welcome, rest) {
+                    if let Some(opened) = self.welcomed(resume, asked, stream, &welcome, rest) {
                         return Next::Serve(Box::new(opened));
                     }
                 }
@@ -468,6 +483,7 @@ impl Driver {
     fn welcomed(
         &mut self,
         resume: bool,
+        asked: Instant,
         stream: Stream,
         welcome: &Welcome,
         rest: Vec<ServerMessage>,
@@ -507,6 +523,7 @@ impl Driver {
         tracing::info!(session = %welcome.session, epoch = %welcome.epoch, resumed, "connected");
         Some(Opened {
             stream,
+            asked,
             lease_seconds: welcome.lease_seconds,
             rest,
             first,

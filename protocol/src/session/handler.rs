@@ -16,6 +16,12 @@ pub trait SessionHandler: Send + Sync {
     /// filled, because an invalidation that follows is younger. `directories` are those whose entries were changed.
     fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[Attributes]);
 
+    /// What of the reply that was just delivered has changed since it was made: drop it again. Called before the requester is
+    /// woken.
+    fn superseded(&self, items: &[Invalidation]) {
+        let _ = items;
+    }
+
     /// Drop these from the owner's caches now, and call [`super::Session::acknowledge`] with the number when the kernel
     /// has dropped them too.
     fn invalidated(&self, number: u64, items: Vec<Invalidation>);

@@ -1,5 +1,8 @@
 //! Heartbeats of a stream, and how long the lease lasts. Pure: time is an argument.
 //!
+//! The stream is given up at the latest when the lease ends: what the kernel caches has no end of its own, so it has to be
+//! dropped before the service stops waiting for a holder that has fallen silent.
+//!
 //! The lease counts from when the heartbeat that was answered was *sent*: the service counts from when it received it,
 //! which is later. Both clocks may differ in rate by 1 % either way, so 2 % of the lease are not used.
 
@@ -24,14 +27,19 @@ pub struct Heartbeats {
     next_due: Instant,
     unanswered: VecDeque<(u64, Instant)>,
     until: Option<Instant>,
+    /// Until the first answer: the service counts from its `Welcome`, which was not sent before the `Hello`.
+    given_up_at: Instant,
     last_received: Instant,
 }
 
 impl Heartbeats {
-    /// Of a stream that was welcomed now. The first heartbeat is due at once: there is no lease before its answer.
-    pub fn new(now: Instant, lease_seconds: u64) -> Self {
+    /// Of a stream that was asked for at `asked` and is welcomed now. The first heartbeat is due at once: there is no lease
+    /// before its answer.
+    pub fn new(asked: Instant, now: Instant, lease_seconds: u64) -> Self {
+        let lease = Duration::from_secs(lease_seconds).mul_f64(0.98);
         Self {
-            lease: Duration::from_secs(lease_seconds).mul_f64(0.98),
+            lease,
+            given_up_at: asked + lease,
             next_number: 1,
             next_due: now,
             unanswered: VecDeque::new(),
@@ -74,13 +82,14 @@ impl Heartbeats {
             self.unanswered.pop_front();
             if oldest == number {
                 self.until = Some(sent + self.lease);
+                self.given_up_at = sent + self.lease;
             }
         }
         self.until
     }
 
-    /// Has the service been silent for so long that the stream must be taken as broken? It answers every heartbeat, so
-    /// a whole lease without a message means that the caches are lost anyway.
+    /// Has the service been silent for so long that the stream must be taken as broken? It answers every heartbeat; a whole
+    /// lease without an answer means that the caches are lost anyway, whatever else arrives.
     pub fn is_silent(&self, now: Instant) -> bool {
         now >= self.silent_at()
     }
@@ -96,6 +105,6 @@ impl Heartbeats {
     }
 
     fn silent_at(&self) -> Instant {
-        self.last_received + Duration::from_secs(LEASE_SECONDS)
+        (self.last_received + Duration::from_secs(LEASE_SECONDS)).min(self.given_up_at)
     }
 }

@@ -11,11 +11,13 @@
 //! * A request is sent only if every request at least [`REQUEST_WINDOW`] older has been answered, requests that wait for a
 //!   lock excepted: they may wait for hours, the service keeps no result for them, and the unlock that they wait for may
 //!   have to come through the same window.
-//! * A request that was given up before it was ever sent is never executed: a harmless one takes its number.
+//! * A request that was given up before it was ever sent is never executed: a harmless one takes its number. Except for what
+//!   gives something back: nobody would do so in its place, and what it gives back would be held for ever.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::identifiers::{Epoch, InodeNumber, RequestNumber};
+use crate::lock::{Lock, LockKind};
 use crate::message::{ClientMessage, REQUEST_WINDOW};
 use crate::operation::{Caller, Operation};
 
@@ -53,6 +55,22 @@ pub struct Ledger<W> {
     cursor: u64,
     /// Acknowledgements to be sent.
     acknowledgements: VecDeque<u64>,
+}
+
+/// Does it only give back what the session holds?
+const fn gives_back(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Release { .. }
+            | Operation::CancelLock { .. }
+            | Operation::SetLock {
+                lock: Lock {
+                    kind: LockKind::Unlock,
+                    ..
+                },
+                ..
+            }
+    )
 }
 
 /// May it wait for ever?
@@ -109,7 +127,7 @@ impl<W> Ledger<W> {
                 None => return,
             },
         };
-        if entry.first_sent.is_none() {
+        if entry.first_sent.is_none() && !gives_back(&entry.operation) {
             // It leaves no lease behind and changes nothing.
             entry.operation = Operation::StatFileSystem {
                 inode: InodeNumber::ROOT,

@@ -176,9 +176,8 @@ impl Suite {
     /// After this it has failed.
     pub fn patience(self) -> Duration {
         let minutes = match self {
-            Self::TenGigabytes => 15,
             Self::LargeDirectory => 20,
-            Self::SecondBucket | Self::Compaction => 15,
+            Self::TenGigabytes | Self::SecondBucket | Self::Compaction => 15,
             Self::Compiler => 8,
             _ => 5,
         };

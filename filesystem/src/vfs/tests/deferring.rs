@@ -14,11 +14,11 @@ fn user(user: u32) -> Caller {
     }
 }
 
-fn time(seconds: i64) -> Option<TimeChange> {
-    Some(TimeChange::To(Timestamp {
+fn time(seconds: i64) -> TimeChange {
+    TimeChange::To(Timestamp {
         seconds,
         nanoseconds: 0,
-    }))
+    })
 }
 
 async fn set(
@@ -44,8 +44,8 @@ async fn what_an_unpacking_program_sets_is_seen_at_once_and_sent_with_the_data()
     let file = mount.create("f").await;
     mount.write(file, 0, b"content").await;
     let times = AttributeChanges {
-        accessed: time(7),
-        modified: time(9),
+        accessed: Some(time(7)),
+        modified: Some(time(9)),
         ..AttributeChanges::default()
     };
     let owner = AttributeChanges {
@@ -79,8 +79,8 @@ async fn a_write_after_a_time_was_set_is_younger() {
     let file = mount.create("f").await;
     mount.write(file, 0, b"content").await;
     let changes = AttributeChanges {
-        accessed: time(7),
-        modified: time(9),
+        accessed: Some(time(7)),
+        modified: Some(time(9)),
         ..AttributeChanges::default()
     };
     set(&mount, Caller::ROOT, file, changes).await;

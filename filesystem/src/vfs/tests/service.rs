@@ -194,6 +194,7 @@ async fn serve(
                         position,
                         result,
                         directories: Vec::new(),
+                        superseded: Vec::new(),
                     }])
                     .await
                     .is_err()

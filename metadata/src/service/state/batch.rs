@@ -27,6 +27,8 @@ pub(super) struct Held {
     pub opened: Option<InodeNumber>,
     /// The directories whose entries it changed, as they were after it.
     pub directories: Vec<Attributes>,
+    /// The result is that of an earlier execution: what it tells of may have changed since, so it grants nothing.
+    pub replayed: bool,
 }
 
 /// What is to be done when a batch is committed, in the order of execution.
@@ -255,10 +257,10 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
     ) {
-        self.answer(session, number, position, result, Vec::new());
+        self.answer(session, number, position, result, Vec::new(), Vec::new());
     }
 
-    /// The same for a request that was held.
+    /// The same for a request that was held: with the directories that it changed, and what changes have overtaken it.
     pub(super) fn answer(
         &mut self,
         session: SessionId,
@@ -266,6 +268,7 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
         directories: Vec<Attributes>,
+        superseded: Vec<Invalidation>,
     ) {
         if let Some(connection) = self.answered(session, number) {
             let message = ServerMessage::Reply {
@@ -273,6 +276,7 @@ impl<V: ViewStore> Service<V> {
                 position,
                 result,
                 directories,
+                superseded,
             };
             self.send(connection, message);
         }
@@ -291,6 +295,7 @@ impl<V: ViewStore> Service<V> {
                 position: self.tail.position,
                 result,
                 directories: Vec::new(),
+                superseded: Vec::new(),
             };
             self.outputs.push(Output::SendLater { connection, message });
         }

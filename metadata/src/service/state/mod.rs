@@ -14,7 +14,7 @@
 //! * A reply leaves when the last record that it could have read from is committed.
 //! * Holders are registered, and invalidations made, at release, in the order of execution: an invalidation that a session
 //!   receives after a reply is younger than it. A reply that had to wait for acknowledgements, while something it carries
-//!   changed again, is followed by the invalidation of that.
+//!   changed again, names that itself.
 //! * A mutating request is applied once: its result is a mutation of the same record.
 //! * After the record that closes a session nothing of it is executed.
 //!

@@ -1,8 +1,13 @@
 //! Telling holders of a change, waiting for them, and releasing replies.
 //!
-//! A change is answered when every other holder has acknowledged it, or its lease has ended. Two exceptions keep this free of
-//! circles: the session that made the change is not told (its kernel holds the locks that the notification needs), and a
-//! session that has itself a reply waiting for acknowledgements is told but not waited for.
+//! A change is answered when every other holder has acknowledged it, or its lease has ended. The session that made the change
+//! is not told.
+//!
+//! Two sessions may wait for each other. That is no circle, because a client acknowledges without waiting for a request of
+//! its own: its kernel needs no lock of a request to drop attributes and pages, and where a request holds the lock of a
+//! directory, the client has all names looked up again instead (`vfs::KernelInvalidator`). What is left is a write that
+//! keeps a page locked while it waits for memory, which waits for such a session: it ends with
+//! [`ACKNOWLEDGE_SECONDS_MAX`].
 
 use std::collections::BTreeMap;
 
@@ -13,7 +18,6 @@ use super::batch::Held;
 use super::leases::{Kinds, grants_of, inode_of};
 use super::session::Outstanding;
 use super::{Fault, Service, WaitId};
-use crate::service::overlay::Depth;
 use crate::view::ViewStore;
 
 /// A session that sends heartbeats but does not acknowledge for so long is stuck (its kernel does not take notifications).
@@ -52,6 +56,11 @@ impl Wait {
     }
 }
 
+/// The inodes that a reply tells of.
+fn carried(held: &Held) -> Vec<InodeNumber> {
+    grants_of_held(held).into_iter().map(|(inode, _)| inode).collect()
+}
+
 /// Is it an operation on this name?
 fn names(operation: &Operation, in_directory: InodeNumber, file: &FileName) -> bool {
     match operation {
@@ -84,10 +93,29 @@ impl<V: ViewStore> Service<V> {
         }
         let waiting_for = self.recall(Some(held.session), &held.changes);
         self.unmark_removed(&held);
+        if held.replayed {
+            let superseded = carried(&held).into_iter().map(Invalidation::Everything).collect();
+            self.answer(
+                held.session,
+                held.number,
+                position,
+                held.result,
+                Vec::new(),
+                superseded,
+            );
+            return;
+        }
         self.grant(&held);
         self.take_effect(&held);
         if waiting_for.is_empty() {
-            self.answer(held.session, held.number, position, held.result, held.directories);
+            self.answer(
+                held.session,
+                held.number,
+                position,
+                held.result,
+                held.directories,
+                Vec::new(),
+            );
             return;
         }
         let id = WaitId(self.next_wait);
@@ -105,26 +133,16 @@ impl<V: ViewStore> Service<V> {
         };
         session.waiting.insert(id);
         let generation = session.generation;
-        let waited_by = std::mem::take(&mut session.waited_by);
-        let own = held.session;
         self.numbers.recalls_waited += 1;
-        let carried = grants_of_held(&held)
-            .into_iter()
-            .map(|(inode, _)| inode)
-            .collect();
         let wait = Wait {
+            carried: carried(&held),
             held,
             position,
             remaining: waiting_for,
             generation,
-            carried,
             stale: Vec::new(),
         };
         self.waits.insert(id, wait);
-        // From now on nobody waits for this session.
-        for wait in waited_by {
-            self.stop_waiting(wait, own);
-        }
     }
 
     /// A name was removed, which nobody has been told yet: what it named must not be cleaned up meanwhile.
@@ -143,24 +161,6 @@ impl<V: ViewStore> Service<V> {
                 self.settle_inode(inode_of(change));
             }
             self.background.poke();
-        }
-    }
-
-    /// A reply that was made once before is sent again. It grants nothing, as what it tells of may have changed since: what
-    /// it carries is invalidated right after it.
-    pub(super) fn hold_replayed(&mut self, depth: Depth, held: Held) {
-        let session = held.session;
-        let mut grants = Vec::new();
-        grants_of(&held.operation, &held.result, &mut grants);
-        let stale: Vec<_> = grants
-            .into_iter()
-            .map(|(inode, _)| Invalidation::Everything(inode))
-            .collect();
-        if depth == Depth::Committed {
-            self.reply(session, held.number, self.tail.position, held.result);
-            self.push(session, stale);
-        } else {
-            self.hold(depth, held);
         }
     }
 
@@ -232,7 +232,7 @@ impl<V: ViewStore> Service<V> {
     fn is_waited_for(&self, session: SessionId) -> bool {
         self.sessions
             .get(&session)
-            .is_some_and(|state| state.waiting.is_empty() && state.lease_until > self.now.monotonic)
+            .is_some_and(|state| state.lease_until > self.now.monotonic)
     }
 
     /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: a new
@@ -334,10 +334,10 @@ impl<V: ViewStore> Service<V> {
             return;
         };
         state.waiting.remove(&id);
-        let mut became_old = wait.stale;
+        let mut superseded = wait.stale;
         if state.generation != wait.generation {
             // Another stream has begun: the grant of the reply was lost with the old one.
-            became_old.extend(wait.carried.into_iter().map(Invalidation::Everything));
+            superseded.extend(wait.carried.into_iter().map(Invalidation::Everything));
         }
         self.answer(
             receiver,
@@ -345,8 +345,8 @@ impl<V: ViewStore> Service<V> {
             wait.position,
             wait.held.result,
             wait.held.directories,
+            superseded,
         );
-        self.push(receiver, became_old);
     }
 
     /// Nobody waits for a session any more: its lease has ended, or it begins anew.

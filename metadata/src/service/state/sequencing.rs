@@ -170,9 +170,9 @@ impl<V: ViewStore> Service<V> {
                     changes: Vec::new(),
                     opened,
                     directories: Vec::new(),
+                    replayed: true,
                 };
-                // The reply of the first time is old: what it tells of may have changed since, so it grants nothing.
-                self.hold_replayed(depth, held);
+                self.hold(depth, held);
                 return Ok(());
             }
         }
@@ -240,6 +240,7 @@ impl<V: ViewStore> Service<V> {
             changes,
             opened,
             directories,
+            replayed: false,
         };
         self.mark_removed(&held);
         if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
@@ -325,6 +326,7 @@ impl<V: ViewStore> Service<V> {
             changes: Vec::new(),
             opened: None,
             directories: Vec::new(),
+            replayed: false,
         };
         self.release(failed, self.tail.position);
     }

@@ -123,6 +123,10 @@ impl<V: ViewStore> Service<V> {
     }
 
     fn set_lock(&mut self, request: Parked) {
+        if self.grace && request.lock.kind == LockKind::Unlock {
+            // Who gives back what he has asked for no longer waits for it. Granted after this it would never be given back.
+            self.drop_parked(request.session, request.inode, request.lock.owner);
+        }
         if self.grace && request.lock.kind != LockKind::Unlock {
             self.park(request);
             return;
@@ -159,9 +163,24 @@ impl<V: ViewStore> Service<V> {
 
     fn cancel_lock(&mut self, session: SessionId, number: RequestNumber, inode: InodeNumber, owner: u64) {
         let cancelled = self.locks.cancel(inode, Owner { session, owner });
-        let mut numbers: Vec<_> = cancelled.into_iter().map(|waiter| waiter.number).collect();
+        for waiter in cancelled {
+            self.reply(
+                session,
+                waiter.number,
+                self.tail.position,
+                Err(Errno::Interrupted),
+            );
+        }
+        self.drop_parked(session, inode, owner);
+        self.reply(session, number, self.tail.position, Ok(Reply::Done));
+    }
+
+    /// Answers the parked requests of an owner for locks with `EINTR`.
+    fn drop_parked(&mut self, session: SessionId, inode: InodeNumber, owner: u64) {
+        let mut numbers = Vec::new();
         self.parked.retain(|parked| {
-            let stays = (parked.session, parked.inode, parked.lock.owner) != (session, inode, owner);
+            let stays = parked.wait.is_none()
+                || (parked.session, parked.inode, parked.lock.owner) != (session, inode, owner);
             if !stays {
                 numbers.push(parked.number);
             }
@@ -170,7 +189,6 @@ impl<V: ViewStore> Service<V> {
         for waiting in numbers {
             self.reply(session, waiting, self.tail.position, Err(Errno::Interrupted));
         }
-        self.reply(session, number, self.tail.position, Ok(Reply::Done));
     }
 
     /// Answers requests whose turn has come.

@@ -146,57 +146,45 @@ fn a_holder_that_lives_but_never_acknowledges_is_cut_off() {
     assert!(world.reply(&writer, number).is_some());
 }
 
+/// Found by the simulation: a session that waited itself was not waited for, so that what others had written and closed was
+/// not what its kernel showed.
 #[test]
-fn two_sessions_that_change_what_the_other_caches_do_not_wait_for_each_other() {
+fn two_sessions_that_change_what_the_other_caches_wait_for_each_other() {
     let mut world = World::new();
     let (mut first, mut second) = (world.client(), world.client());
     let (a, b) = (world.create(&mut first, "a"), world.create(&mut first, "b"));
     world.attributes(&mut second, a).unwrap();
-    let waiting = world.ask(&mut first, chmod(a, 0o600));
-    assert!(world.reply(&first, waiting).is_none());
-    // The first session holds `b`, but waits itself: it is told and not waited for.
-    world.get(&mut second, chmod(b, 0o600)).unwrap();
-    assert_eq!(world.acknowledge_all(&first), 1);
-    assert!(world.reply(&first, waiting).is_none());
-    assert_eq!(world.acknowledge_all(&second), 1);
-    assert!(world.reply(&first, waiting).is_some());
-}
-
-#[test]
-fn who_begins_to_wait_is_waited_for_no_longer() {
-    let mut world = World::new();
-    let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
-    let (a, b) = (world.create(&mut first, "a"), world.create(&mut first, "b"));
-    world.attributes(&mut second, a).unwrap();
-    world.attributes(&mut third, b).unwrap();
     let of_first = world.ask(&mut first, chmod(a, 0o600));
-    assert!(world.reply(&first, of_first).is_none(), "it waits for the second");
+    assert!(world.reply(&first, of_first).is_none());
     let of_second = world.ask(&mut second, chmod(b, 0o600));
     assert!(
         world.reply(&second, of_second).is_none(),
-        "it waits for the third"
+        "the first holds `b`, and may show what it was although it waits itself"
     );
-    assert!(world.reply(&first, of_first).is_some(), "the second waits now");
-    world.acknowledge_all(&third);
+    assert_eq!(world.acknowledge_all(&first), 1);
     assert!(world.reply(&second, of_second).is_some());
+    assert!(world.reply(&first, of_first).is_none());
+    assert_eq!(world.acknowledge_all(&second), 1);
+    assert!(world.reply(&first, of_first).is_some());
 }
 
 #[test]
-fn a_reply_that_became_old_while_it_waited_is_followed_by_an_invalidation() {
+fn a_reply_that_was_overtaken_while_it_waited_names_what_has_changed() {
     let mut world = World::new();
     let (mut first, mut second) = (world.client(), world.client());
     let a = world.create(&mut first, "a");
     world.attributes(&mut second, a).unwrap();
     let waiting = world.ask(&mut first, chmod(a, 0o600));
-    world.get(&mut second, chmod(a, 0o644)).unwrap();
+    let overtaking = world.ask(&mut second, chmod(a, 0o644));
+    assert_eq!(world.acknowledge_all(&first), 1);
+    assert!(world.reply(&second, overtaking).is_some());
     world.inbox(first.connection);
     world.acknowledge_all(&second);
     let messages = world.inbox(first.connection);
     assert!(
         matches!(&messages[..], [
-            ServerMessage::Reply { number, .. },
-            ServerMessage::Invalidate { items, .. },
-        ] if *number == waiting && items.contains(&Invalidation::Attributes(a))),
+            ServerMessage::Reply { number, superseded, .. },
+        ] if *number == waiting && superseded.contains(&Invalidation::Attributes(a))),
         "{messages:?}"
     );
 }

@@ -193,3 +193,22 @@ fn new_locks_wait_in_grace_until_older_ones_are_claimed() {
         Some(Ok(Reply::Lock(Some(_))))
     ));
 }
+
+/// Found by the simulation: who gave up waiting and unlocked got the lock after that, and kept it for ever.
+#[test]
+fn an_unlock_in_grace_is_not_overtaken_by_the_lock_before_it() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    let inode = world.create(&mut first, "a");
+    let mut world = world.restart();
+    world.resume(&mut first, Reclaim::default());
+    let lock = |kind| record(kind, 0, u64::MAX, 1);
+    let parked = world.ask(&mut first, set(inode, lock(LockKind::Write), false));
+    world
+        .get(&mut first, set(inode, lock(LockKind::Unlock), false))
+        .unwrap();
+    assert_eq!(world.reply(&first, parked), Some(Err(Errno::Interrupted)));
+    world.resume(&mut second, Reclaim::default());
+    let free = world.get(&mut second, set(inode, lock(LockKind::Write), false));
+    assert_eq!(free, Ok(Reply::Done));
+}
