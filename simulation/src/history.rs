@@ -130,8 +130,8 @@ impl History {
         let number = self.number();
         let mut state = self.state();
         for register in registers {
-            let writes = state.registers.entry(register).or_default();
-            writes.insert(number, Write::new(writer));
+            let known = state.registers.entry(register).or_default();
+            known.insert(number, Write::new(writer));
         }
         number
     }

@@ -58,17 +58,14 @@ impl Watcher {
         {
             self.shared.kernel.close(file).await?;
         }
-        let file = match self.open.get(&number) {
-            Some(file) => *file,
-            None => {
-                let opened = self
-                    .shared
-                    .open(&format!("inplace-{number}"), OpenFlags::default())
-                    .await?;
-                let file = opened.ok_or(Errno::NotFound)?;
-                self.open.insert(number, file);
-                file
-            }
+        let file = if let Some(file) = self.open.get(&number) {
+            *file
+        } else {
+            let name = format!("inplace-{number}");
+            let opened = self.shared.open(&name, OpenFlags::default()).await?;
+            let file = opened.ok_or(Errno::NotFound)?;
+            self.open.insert(number, file);
+            file
         };
         self.shared.read_in_place(number, file).await
     }

@@ -118,17 +118,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         trace: trace.clone(),
         network: network.clone(),
         format: format(),
-        options: ServiceOptions {
-            fault: options.fault,
-            // Files are small and a run is short: whatever can be compacted is, all the time.
-            compaction: CompactionOptions {
-                pause: Duration::from_secs(3),
-                idle_seconds: 1,
-                least_sparse_bytes: 1,
-                least_extents: 4,
-            },
-            ..ServiceOptions::default()
-        },
+        options: service_options(options.fault),
     })?;
     let mut workers = Vec::new();
     for (node, near) in WORKERS {
@@ -216,6 +206,20 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
     )
     .await?;
     check_state(&host, verdict)
+}
+
+fn service_options(fault: Option<Fault>) -> ServiceOptions {
+    ServiceOptions {
+        fault,
+        // Files are small and a run is short: whatever can be compacted is, all the time.
+        compaction: CompactionOptions {
+            pause: Duration::from_secs(3),
+            idle_seconds: 1,
+            least_sparse_bytes: 1,
+            least_extents: 4,
+        },
+        ..ServiceOptions::default()
+    }
 }
 
 fn format() -> VolumeFormat {

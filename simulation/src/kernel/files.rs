@@ -299,10 +299,10 @@ impl Kernel {
             size_bytes: Some(size),
             ..AttributeChanges::default()
         };
-        let changed = self.vfs.set_attributes(Caller::ROOT, file.inode, changes).await;
+        let outcome = self.vfs.set_attributes(Caller::ROOT, file.inode, changes).await;
         self.caches.answer_delay().await;
         self.caches.state().node(file.inode).unstable -= 1;
-        let attributed = changed?;
+        let attributed = outcome?;
         {
             let mut state = self.caches.state();
             state.outdate(file.inode);

@@ -16,7 +16,7 @@ impl Kernel {
     /// What a name names: cached, or asked for.
     pub async fn lookup(&self, parent: InodeNumber, name: &FileName) -> Result<Option<InodeNumber>, Errno> {
         if let Some(known) = self.cached_name(parent, name) {
-            return Ok(known);
+            return Ok(known.inode);
         }
         let directory = self.caches.directory(parent);
         let _shared = directory.read().await;
@@ -41,10 +41,10 @@ impl Kernel {
         })
     }
 
-    fn cached_name(&self, parent: InodeNumber, name: &FileName) -> Option<Option<InodeNumber>> {
+    fn cached_name(&self, parent: InodeNumber, name: &FileName) -> Option<CachedName> {
         let state = self.caches.state();
-        let known = state.names.get(&(parent, name.clone()))?;
-        (known.valid_until > Instant::now() && known.epoch == state.epoch).then_some(known.inode)
+        let known = *state.names.get(&(parent, name.clone()))?;
+        (known.valid_until > Instant::now() && known.epoch == state.epoch).then_some(known)
     }
 
     fn remember(
