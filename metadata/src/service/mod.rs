@@ -5,7 +5,7 @@
 //! | [`overlay`] | the state as it will be: a store and the uncommitted batches over it |
 //! | [`state`] | [`state::Service`]: sessions, order, group commit, leases, opens, locks, tasks, expiry. Pure: input and time in, outputs out |
 //! | [`recovery`] | what happens before the first input: a new volume, replay, the records of the tail |
-//! | [`shell`] | production: executor thread, journal thread, gRPC, HTTP, graceful stop |
+//! | [`shell`] | production: the engine's lock, journal thread, gRPC, HTTP, graceful stop |
 
 pub mod overlay;
 pub mod recovery;

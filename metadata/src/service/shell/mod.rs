@@ -9,7 +9,7 @@
 //!
 //! # Limits
 //!
-//! Frames under way to the executor hold permits of one budget of bytes; what is under way to a stream that does not read
+//! Frames that are decoded and executed hold permits of one budget of bytes; what is under way to a stream that does not read
 //! is counted, and beyond a limit the stream is closed. Everything else is bounded by the rules of sessions.
 //!
 //! # Failure cases
