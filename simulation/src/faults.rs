@@ -26,6 +26,8 @@ pub struct Targets {
 
 /// Strikes until the time is up, then heals everything.
 pub async fn strike(targets: Targets, mut random: Random, trace: Trace, verdict: Verdict, until: Instant) {
+    // A restart of the service gives every session another minute: without one, sessions end.
+    let spares_the_service = random.one_in(3);
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(random.between(200, 4_000))).await;
         if verdict.is_guilty() {
@@ -33,6 +35,7 @@ pub async fn strike(targets: Targets, mut random: Random, trace: Trace, verdict:
             break;
         }
         match random.between(0, 100) {
+            0..20 if spares_the_service => {}
             0..20 => {
                 let how = *random.pick(&[Crash::BeforeAppend, Crash::AfterAppend, Crash::TornAppend]);
                 let down = Duration::from_millis(random.between(10, 5_000));
