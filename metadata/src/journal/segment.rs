@@ -179,6 +179,20 @@ impl Segment {
         Ok((segment, end))
     }
 
+    /// Opens a segment that others follow. Its records are verified when they are read.
+    pub(super) fn open_sealed(path: &Path) -> Result<Self, JournalError> {
+        let unreadable = |source| JournalError::Failed {
+            what: format!("reading {}", path.display()),
+            source,
+        };
+        let file = File::open(path).map_err(unreadable)?;
+        let content = read_block(&file, 0, SEGMENT_HEADER_BYTES).map_err(unreadable)?;
+        let header = SegmentHeader::decode(&content).map_err(|what| damaged(path, what))?;
+        let segment = Self::new(path.to_owned(), file, header).map_err(unreadable)?;
+        segment.remember(header.first.0, SEGMENT_HEADER_BYTES as u64);
+        Ok(segment)
+    }
+
     fn verify(&self, content: &[u8]) -> Result<SegmentEnd, JournalError> {
         let first = self.header.first.0;
         let mut end = SegmentEnd {
@@ -268,10 +282,11 @@ impl Segment {
         offset + frame_bytes(record_bytes) as u64 <= self.size_bytes
     }
 
-    /// Notes where a record is.
+    /// Notes where a record is, the first time that it is passed.
     pub(super) fn remember(&self, position: u64, offset: u64) {
         if (position - self.header.first.0).is_multiple_of(INDEX_INTERVAL)
             && let Ok(mut index) = self.index.lock()
+            && index.last().is_none_or(|(last, _)| *last < position)
         {
             index.push((position, offset));
         }
@@ -318,6 +333,7 @@ impl Segment {
                     needed = header.frame_bytes();
                     break;
                 }
+                self.remember(position, offset + used as u64);
                 if position >= from.0 {
                     let record = block.slice(start..start + header.record_bytes);
                     RecordHeader::verified(&record)
