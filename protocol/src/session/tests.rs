@@ -261,6 +261,12 @@ impl Setup {
     }
 
     /// Breaks the stream and waits for the next one.
+    /// The next attempt to connect; those before it were given up, or nearly.
+    async fn next_attempt(&mut self) {
+        while self.streams.try_recv().is_ok() {}
+        self.peer = self.streams.recv().await.unwrap();
+    }
+
     async fn break_stream(&mut self) {
         let next = self.streams.recv();
         self.peer.to_client = mpsc::channel(1).0;
@@ -510,9 +516,7 @@ async fn a_request_that_timed_out_before_it_was_sent_is_never_executed() {
     let request = setup.session.request(Caller::ROOT, mutation());
     assert_eq!(request.await, Err(RequestError::TimedOut));
     let later = tokio::spawn(setup.session.request(Caller::ROOT, attributes_of(2)));
-    while let Ok(newer) = setup.streams.try_recv() {
-        setup.peer = newer;
-    }
+    setup.next_attempt().await;
     setup.peer.welcome(resumed(1, 1, 0)).await;
     setup.peer.next().await;
     let (number, operation) = setup.peer.request().await;
@@ -920,13 +924,7 @@ async fn what_gives_something_back_is_sent_even_if_nobody_waits_for_it_any_more(
     let withdrawn = tokio::spawn(setup.session.request(Caller::ROOT, mutation()));
     assert_eq!(given_up.await.unwrap(), Err(RequestError::TimedOut));
     assert_eq!(withdrawn.await.unwrap(), Err(RequestError::TimedOut));
-    loop {
-        // Attempts without an answer were given up meanwhile.
-        setup.peer = setup.streams.recv().await.unwrap();
-        if setup.streams.is_empty() {
-            break;
-        }
-    }
+    setup.next_attempt().await;
     setup.peer.welcome(resumed(1, 1, 0)).await;
     let mut sent = Vec::new();
     while sent.len() < 2 {
