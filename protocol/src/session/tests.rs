@@ -260,13 +260,13 @@ impl Setup {
         }
     }
 
-    /// Breaks the stream and waits for the next one.
     /// The next attempt to connect; those before it were given up, or nearly.
     async fn next_attempt(&mut self) {
         while self.streams.try_recv().is_ok() {}
         self.peer = self.streams.recv().await.unwrap();
     }
 
+    /// Breaks the stream and waits for the next one.
     async fn break_stream(&mut self) {
         let next = self.streams.recv();
         self.peer.to_client = mpsc::channel(1).0;
