@@ -112,6 +112,20 @@ async fn owed(session: &Session) -> u64 {
     }
 }
 
+/// The service listens a moment after it was started.
+async fn connect(network: &Network, options: SessionOptions) -> Session {
+    let transport = network.transport("client", 1);
+    for _ in 0..100 {
+        let attempt =
+            Session::connect(Arc::clone(&transport), options.clone(), Arc::new(WithoutCaches)).await;
+        if let Ok(session) = attempt {
+            return session;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the service does not listen")
+}
+
 /// How long so many workers take for all objects.
 async fn copied_by(workers: usize) -> Duration {
     let trace = Trace::new();
@@ -133,9 +147,7 @@ async fn copied_by(workers: usize) -> Duration {
         description: SessionDescription::default(),
         request_deadline: Duration::from_secs(30),
     };
-    let session = Session::connect(network.transport("client", 1), options, Arc::new(WithoutCaches))
-        .await
-        .unwrap();
+    let session = connect(&network, options).await;
     store_objects(&session, &buckets).await;
     assert_eq!(owed(&session).await, OBJECTS);
     let started = Instant::now();
