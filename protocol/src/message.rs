@@ -13,6 +13,8 @@
 //! 5. The service pushes `Invalidate`; the client drops what it names, in its own caches and the kernel's, then sends
 //!    `Acknowledge`. The change that caused it is answered only after that, or after the lease of the silent has ended. A
 //!    client acknowledges without waiting for a reply to a request of its own: others may be waiting for each other.
+//!    To a session that resumes, the first one comes right after `Welcome` and names nothing: it asks for everything that the client
+//!    has cached over earlier streams, which it dropped when they broke, and is acknowledged when its kernel is through with that.
 //! 6. The client sends `Heartbeat` every [`HEARTBEAT_SECONDS`]; the service answers `HeartbeatReply` to each.
 //!
 //! # Guarantees
@@ -21,7 +23,8 @@
 //! * A reply is sent only when everything that it tells of is committed.
 //! * Replies and invalidations arrive in the order in which the service made them: an invalidation that comes after a
 //!   reply is younger than it. A reply that was overtaken by an invalidation says so itself.
-//! * After a broken stream the client holds no lease: it drops its caches before it uses a reply of the new stream.
+//! * After a broken stream the client holds no lease: it drops its caches before it uses a reply of the new stream, and its
+//!   kernel's as soon as they can be. The service waits for that as for any other acknowledgement.
 //! * After `Expired`, or when another `Hello` is answered with another session, nothing of the old session can commit.
 //!
 //! # Leases
@@ -305,7 +308,7 @@ pub enum ServerMessage {
         /// acknowledgement may be late.
         #[n(0)]
         number: u64,
-        /// What to drop.
+        /// What to drop. Nothing: what was cached over earlier streams.
         #[n(1)]
         items: Vec<Invalidation>,
     },

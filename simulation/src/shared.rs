@@ -30,9 +30,6 @@ const IN_PLACE_SECTORS: [u64; 3] = [6, 16, 60];
 /// How many files are changed under their lock.
 pub const LOCKED_FILES: u64 = 2;
 
-/// More than any file has.
-const LENGTH_MAX: u64 = 1 << 20;
-
 /// How long a program waits for a lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -103,6 +100,7 @@ impl Shared {
     }
 
     fn guilty(&self, what: &str) {
+        self.trace.event(&self.name, &format!("BROKEN {what}"));
         self.verdict.guilty(format!("{}: {what}", self.name));
     }
 
@@ -230,7 +228,7 @@ impl Shared {
     /// Reads a file that is overwritten in place.
     pub async fn read_in_place(&self, number: u64, file: OpenFile) -> Step {
         let started = Instant::now();
-        let content = self.kernel.read(file, 0, LENGTH_MAX).await?;
+        let content = self.kernel.read_to_end(file).await?;
         let expected = IN_PLACE_SECTORS[usize::try_from(number).unwrap_or(0)];
         if content.len() as u64 != expected * SECTOR_BYTES as u64 {
             self.guilty(&format!("inplace-{number} has {} bytes", content.len()));
@@ -286,7 +284,7 @@ impl Shared {
         session: twinshore_protocol::SessionId,
         change: bool,
     ) -> Step {
-        let content = self.kernel.read(file, 0, LENGTH_MAX).await?;
+        let content = self.kernel.read_to_end(file).await?;
         // Whoever asks the service after reading, in the same session, had the lock all the time.
         let asked = Instant::now();
         self.kernel.vfs.usage(Caller::ROOT, file.inode).await?;
@@ -358,7 +356,7 @@ pub async fn read_file(
         Err(Errno::Stale) => return Err(Errno::Again),
         Err(errno) => return Err(errno),
     };
-    let content = kernel.read(opened, 0, LENGTH_MAX).await;
+    let content = kernel.read_to_end(opened).await;
     let closed = kernel.close(opened).await;
     let content = content?;
     closed.map(|()| Some(content))

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 /// How many of the last events are kept to be shown when an invariant breaks.
-const KEPT_EVENTS: usize = 400;
+const KEPT_EVENTS: usize = 2000;
 
 /// The trace of one run. Cheap to clone.
 #[derive(Clone)]

@@ -273,6 +273,16 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The batch is done when everything that is queued now is sent. Names need no mark: where everything is dropped, all of
+    /// them are, by the last thread.
+    fn mark_everything(&self, batch: &SharedBatch) {
+        for number in (0..LANES).chain([EPOCHS]) {
+            self.push(number, vec![Work::Mark(batch.clone())]);
+        }
+    }
+}
+
 fn lane_of(inode: InodeNumber) -> usize {
     usize::try_from(inode.0 % LANES as u64).unwrap_or(0)
 }
@@ -360,12 +370,10 @@ impl KernelNotifier {
             })
             .collect();
         self.shared.drop_everything();
-        for (number, mut marks) in kept.into_iter().enumerate() {
-            if number < LANES || number == EPOCHS {
-                marks.push(Work::Mark(batch.clone()));
-            }
+        for (number, marks) in kept.into_iter().enumerate() {
             self.shared.push(number, marks);
         }
+        self.shared.mark_everything(batch);
     }
 
     /// Ends the threads. What still waits counts as done: the mount is gone.
@@ -451,6 +459,13 @@ impl KernelInvalidator for KernelNotifier {
 
     fn drop_everything(&self) {
         self.shared.drop_everything();
+    }
+
+    fn when_dropped(&self, done: Box<dyn FnOnce() + Send>) {
+        let batch: SharedBatch = Arc::new(Mutex::new(Batch { done: Some(done) }));
+        if self.shared.kernel().is_some() {
+            self.shared.mark_everything(&batch);
+        }
     }
 }
 

@@ -64,7 +64,13 @@ impl Vfs {
             if let Some(size) = changes.size_bytes {
                 core.cut_unwritten(&inode, size);
             }
+            let known = inode.state().error.is_some();
             core.write_out_in_turn(&inode, &turn, Urgency::Flush).await;
+            // What could not be written before is not followed by what would have come after it: a program that replaces the
+            // content and then cuts it would leave the old content, cut. `fsync` and `close` tell it, too.
+            if let (Some(_), false, Some(errno)) = (changes.size_bytes, known, inode.state().error) {
+                return Err(errno);
+            }
             Some(turn)
         };
         match core

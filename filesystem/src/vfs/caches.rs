@@ -456,19 +456,21 @@ impl SessionHandler for Caches {
         for item in &items {
             self.drop_item(item);
         }
+        let core = self.core.get().cloned();
+        let acknowledge = Box::new(move || {
+            if let Some(core) = core.and_then(|core| core.upgrade()) {
+                core.acknowledge_when_stored(number, recalled);
+            }
+        });
+        if items.is_empty() {
+            self.kernel.when_dropped(acknowledge);
+            return;
+        }
         let items = items
             .into_iter()
             .filter_map(|item| self.for_kernel(item))
             .collect();
-        let core = self.core.get().cloned();
-        self.kernel.invalidate(
-            items,
-            Box::new(move || {
-                if let Some(core) = core.and_then(|core| core.upgrade()) {
-                    core.acknowledge_when_stored(number, recalled);
-                }
-            }),
-        );
+        self.kernel.invalidate(items, acknowledge);
     }
 
     fn disconnected(&self) {

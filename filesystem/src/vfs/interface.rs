@@ -37,6 +37,9 @@ pub trait KernelInvalidator: Send + Sync {
     /// No lease is held any more: everything that the kernel has cached of this mount is to be dropped.
     fn drop_everything(&self);
 
+    /// `done` runs when the kernel has dropped all that it was to drop until now.
+    fn when_dropped(&self, done: Box<dyn FnOnce() + Send>);
+
     /// An operation of this mount that changes names begins. Until it is answered the kernel holds the locks of directories
     /// without which it cannot drop a name, and the answer may be waiting for somebody who waits for this very mount to drop
     /// one. So until [`Self::changed_names`] names are dropped in a way that needs no lock, those that wait already included.

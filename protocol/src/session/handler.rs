@@ -23,7 +23,7 @@ pub trait SessionHandler: Send + Sync {
     }
 
     /// Drop these from the owner's caches now, and call [`super::Session::acknowledge`] with the number when the kernel
-    /// has dropped them too.
+    /// has dropped them too. Without items: when it has dropped what it cached before [`Self::disconnected`].
     fn invalidated(&self, number: u64, items: Vec<Invalidation>);
 
     /// Does the owner call [`super::Session::acknowledge`]? One without caches need not: the session then does it.

@@ -11,6 +11,9 @@ use super::{Kernel, PAGE_BYTES};
 /// The kernel reads missing pages in pieces of at most this.
 const READ_BYTES: u64 = 128 << 10;
 
+/// What a program reads at a time: more than any file has.
+const READ_BUFFER_BYTES: u64 = 1 << 20;
+
 /// An open file.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFile {
@@ -132,6 +135,20 @@ impl Kernel {
         if end > self.caches.state().node(file.inode).size {
             self.attributes(file.inode).await?;
         }
+        {
+            let mut state = self.caches.state();
+            let node = state.node(file.inode);
+            let text = format!(
+                "{} reads {} size {} pages {:?} valid {}",
+                file.handle.0,
+                file.inode,
+                node.size,
+                node.pages.keys().collect::<Vec<_>>(),
+                node.valid_until > tokio::time::Instant::now()
+            );
+            drop(state);
+            self.caches.trace.event(&self.caches.name, &text);
+        }
         let mut content = BytesMut::new();
         let mut position = offset;
         loop {
@@ -151,6 +168,23 @@ impl Kernel {
             let stop = usize::try_from(until - page * PAGE_BYTES).unwrap_or(0);
             content.extend_from_slice(&bytes[start..stop]);
             position = until;
+        }
+    }
+
+    /// Reads as `cat` does: on until a read returns nothing.
+    ///
+    /// A single one may end too early. It goes to the size that the kernel knows; for that it asks (`fuse_update_attributes`, once
+    /// a read, if it goes beyond what is known and that is no longer valid), but an answer that an invalidation has overtaken is
+    /// discarded (`fuse_change_attributes` compares versions), and the read goes on with the size before. Nothing that a mount can
+    /// answer prevents that. The next read finds the attributes still invalid, and asks again.
+    pub async fn read_to_end(&self, file: OpenFile) -> Result<Bytes, Errno> {
+        let mut content = BytesMut::new();
+        loop {
+            let more = self.read(file, content.len() as u64, READ_BUFFER_BYTES).await?;
+            if more.is_empty() {
+                return Ok(content.freeze());
+            }
+            content.extend_from_slice(&more);
         }
     }
 
@@ -198,6 +232,18 @@ impl Kernel {
         let end = offset + bytes.len() as u64;
         let short = (bytes.len() as u64) < u64::from(length);
         let node = state.node(file.inode);
+        self.caches.trace.event(
+            &self.caches.name,
+            &format!(
+                "read {} of {} page {page}: {} of {length}, size {} version {} asked {}",
+                file.handle.0,
+                file.inode,
+                bytes.len(),
+                node.size,
+                node.version,
+                asked.version
+            ),
+        );
         // `fuse_read_update_size`.
         if short && node.version <= asked.version && node.unstable == 0 && end < node.size {
             node.size = end;

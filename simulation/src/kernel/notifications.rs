@@ -43,6 +43,8 @@ pub(super) enum Work {
     Item(Invalidation, SharedBatch),
     Name(InodeNumber, FileName, Mark),
     AllNames(SharedBatch),
+    /// What came before is carried out.
+    Mark(SharedBatch),
 }
 
 /// Batches that wait for names to be dropped.
@@ -79,7 +81,9 @@ fn inode_of(item: &Invalidation) -> InodeNumber {
 impl Caches {
     async fn carry_out(&self, work: Work) {
         let milliseconds = self.random(|random| {
-            if random.one_in(SLOW_ONE_IN) {
+            if matches!(work, Work::Mark(_)) {
+                0
+            } else if random.one_in(SLOW_ONE_IN) {
                 random.between(1, SLOW_MAX_MS)
             } else {
                 random.between(0, 3)
@@ -111,6 +115,7 @@ impl Caches {
                 self.trace.event(&self.name, "dropped all names");
                 drop(batch);
             }
+            Work::Mark(batch) => drop(batch),
         }
     }
 
@@ -176,6 +181,13 @@ impl KernelInvalidator for Caches {
         let open: Vec<InodeNumber> = self.state().open.keys().copied().collect();
         for inode in open {
             self.send_item(Invalidation::Content(inode), batch(None));
+        }
+    }
+
+    fn when_dropped(&self, done: Box<dyn FnOnce() + Send>) {
+        let batch = batch(Some(done));
+        for lane in (0..LANES).chain([2 * LANES]) {
+            self.send(lane, Work::Mark(Arc::clone(&batch)));
         }
     }
 

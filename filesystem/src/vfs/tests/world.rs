@@ -126,6 +126,9 @@ impl KernelInvalidator for Kernel {
     fn drop_everything(&self) {
         self.everything.fetch_add(1, Ordering::SeqCst);
     }
+    fn when_dropped(&self, done: Box<dyn FnOnce() + Send>) {
+        done();
+    }
 }
 
 struct NoTasks;

@@ -304,7 +304,9 @@ impl<V: ViewStore> Service<V> {
     /// A request is no longer under way. Answers the present stream of the session.
     fn answered(&mut self, session: SessionId, number: RequestNumber) -> Option<ConnectionId> {
         let state = self.sessions.get_mut(&session)?;
-        state.in_flight.remove(&number);
+        let answered = state.in_flight.remove(&number);
+        // An unlock may wait for it.
+        self.unblock |= answered.is_some_and(|request| request.mutates) && !self.blocked.is_empty();
         state.connection
     }
 }

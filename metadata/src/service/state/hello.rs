@@ -25,6 +25,8 @@ const RECLAIM_ITEMS_MAX: usize = super::opens::OPEN_INODES_MAX + super::locks::L
 pub(super) struct Greeting {
     pub connection: ConnectionId,
     session: SessionId,
+    /// It had a stream before.
+    resumes: bool,
     task_slots: u32,
     inodes: NumberRange,
     objects: NumberRange,
@@ -48,13 +50,14 @@ impl<V: ViewStore> Service<V> {
             description,
             seen: _,
         } = hello;
+        let resumes = session.is_some();
         let (session, outcome) = if let Some(session) = session {
             // The old stream is dead, though perhaps nobody has told us yet. What came over it and is not executed is sent
             // again over the new one.
             if let Some(old) = self.sessions.get(&session).and_then(|state| state.connection) {
                 self.close(old);
             }
-            self.drop_leases(session);
+            self.begin_stream(session);
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.hear(self.now.monotonic);
                 state.queue.clear();
@@ -97,6 +100,7 @@ impl<V: ViewStore> Service<V> {
         self.filling.entries.push(Entry::Welcome(Greeting {
             connection,
             session,
+            resumes,
             task_slots,
             inodes,
             objects,
@@ -166,6 +170,7 @@ impl<V: ViewStore> Service<V> {
         let Greeting {
             connection,
             session,
+            resumes,
             task_slots,
             inodes,
             objects,
@@ -202,6 +207,9 @@ impl<V: ViewStore> Service<V> {
             lease_seconds: LEASE_SECONDS,
         };
         self.send(connection, ServerMessage::Welcome(Box::new(welcome)));
+        if resumes {
+            self.push_beginning(session);
+        }
     }
 
     /// A session that resumes says what it holds. That is what it holds from then on, together with what its requests under

@@ -2,8 +2,9 @@
 //!
 //! A reply that carries attributes, entries or extents makes its session a *holder* of an inode: of its attributes, of its
 //! content, of the names in it. A change is told to every other holder, which is then forgotten as far as it has to drop
-//! what it had. A holder stands with the *generation* of its session's stream: a new stream holds nothing, so that a
-//! reconnect costs no walk over the table.
+//! what it had. A holder stands with the *generation* of its session's stream. What a session was told over an older stream
+//! counts until its kernel has dropped it, which the session says once for all (see [`super::recall`]): a reconnect costs no
+//! walk over the table.
 //!
 //! The table is bounded: at the limit, holders are told to drop everything about an inode, going round the table in the
 //! order of inodes.
@@ -74,33 +75,38 @@ impl Leases {
         self.holders.len()
     }
 
-    /// Makes a session a holder.
-    pub fn grant(&mut self, session: SessionId, generation: u32, inode: InodeNumber, kinds: Kinds) {
+    /// Makes a session a holder over its present stream; what it holds since `oldest` counts.
+    pub fn grant(
+        &mut self,
+        session: SessionId,
+        oldest: u32,
+        generation: u32,
+        inode: InodeNumber,
+        kinds: Kinds,
+    ) {
         let holder = self.holders.entry((inode, session)).or_insert(Holder {
             generation,
             kinds: Kinds::default(),
             strikes: 0,
         });
-        if holder.generation != generation {
-            *holder = Holder {
-                generation,
-                kinds: Kinds::default(),
-                strikes: 0,
-            };
+        if holder.generation < oldest {
+            holder.kinds = Kinds::default();
+            holder.strikes = 0;
         }
+        holder.generation = generation;
         holder.kinds = holder.kinds.union(kinds);
         if kinds.meets(Kinds::NAMES) {
             holder.strikes = 0;
         }
     }
 
-    /// Which sessions must hear of a change, and what each has to drop. `generation_of` answers the generation of a
-    /// session's stream, or `None` if there is no such session. `cause` keeps what it holds: it knows from the reply.
+    /// Which sessions must hear of a change, and what each has to drop. `oldest_of` answers the generation of the oldest stream
+    /// that counts for a session, or `None` if there is no such session. `cause` keeps what it holds: it knows from the reply.
     pub fn recall(
         &mut self,
         change: &Invalidation,
         cause: Option<SessionId>,
-        generation_of: impl Fn(SessionId) -> Option<u32>,
+        oldest_of: impl Fn(SessionId) -> Option<u32>,
         mut tell: impl FnMut(SessionId, Invalidation),
     ) {
         let (inode, told, dropped) = match change {
@@ -119,7 +125,7 @@ impl Leases {
             .range_mut((inode, SessionId(0))..=(inode, SessionId(u64::MAX)))
         {
             let session = key.1;
-            if generation_of(session) != Some(holder.generation) {
+            if oldest_of(session).is_none_or(|oldest| holder.generation < oldest) {
                 gone.push(*key);
                 continue;
             }

@@ -24,7 +24,7 @@
 //! fails the mutations of both uncommitted batches with `ENOSPC`; reads go on. Anything else that is wrong
 //! with journal, store or state stops the service for good ([`Output::Stop`]): a restart replays the journal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -275,6 +275,8 @@ pub struct Service<V: ViewStore> {
     /// Sessions with queued requests, each once.
     ready: VecDeque<SessionId>,
     leases: Leases,
+    /// Sessions that an older service has told what it does not know: each counts as holder of everything.
+    hold_everything: BTreeSet<SessionId>,
     opens: Opens,
     locks: Locks,
     /// Inodes that some session has been told to drop and has not acknowledged, or will be told to when the removal of a
@@ -323,7 +325,6 @@ impl<V: ViewStore> Service<V> {
         let mut sessions = BTreeMap::new();
         for row in core::volume::sessions(&store)? {
             let mut session = Session::new(row.role, row.near, row.description, now.monotonic, tail.epoch);
-            session.holds_everything = true;
             session.reclaimed = false;
             session.check_until = twinshore_protocol::RequestNumber(u64::MAX);
             sessions.insert(row.session, session);
@@ -335,6 +336,7 @@ impl<V: ViewStore> Service<V> {
             options,
             now,
             grace: !sessions.is_empty(),
+            hold_everything: sessions.keys().copied().collect(),
             sessions,
             connections: BTreeMap::new(),
             next_session: 1,

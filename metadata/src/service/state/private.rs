@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 
 use twinshore_protocol::format::Durability;
+use twinshore_protocol::lock::LockKind;
 use twinshore_protocol::message::Invalidation;
 use twinshore_protocol::{Attributes, Caller, Errno, FileType, InodeNumber, Operation, Reply};
 use twinshore_protocol::{RequestNumber, SessionId};
@@ -162,6 +163,43 @@ impl<V: ViewStore> Service<V> {
                     *recall = Some(pushed);
                 }
             }
+        }
+        self.blocked.push(Blocked {
+            session: id,
+            number,
+            caller: caller.clone(),
+            operation: operation.clone(),
+        });
+        true
+    }
+
+    /// A lock is given back after what was requested before: a client that has given up waiting for the answer to a commit may give
+    /// back the lock under which it wrote, and whoever gets it next must neither miss the commit nor still show what was there
+    /// before. Blocks such an unlock, and what the session asks of the same file's locks after it. `true`: it must wait.
+    pub(super) fn keeps_lock(
+        &mut self,
+        id: SessionId,
+        number: RequestNumber,
+        caller: &Caller,
+        operation: &Operation,
+    ) -> bool {
+        let Operation::SetLock { inode, lock, .. } = operation else {
+            return false;
+        };
+        let gives_back = lock.kind != LockKind::Write;
+        let unanswered = gives_back
+            && self.sessions.get(&id).is_some_and(|session| {
+                session
+                    .in_flight
+                    .range(..number)
+                    .any(|(_, before)| before.mutates)
+            });
+        let behind = self.blocked.iter().any(|blocked| {
+            blocked.session == id
+                && matches!(&blocked.operation, Operation::SetLock { inode: other, .. } if other == inode)
+        });
+        if !unanswered && !behind {
+            return false;
         }
         self.blocked.push(Blocked {
             session: id,

@@ -3,6 +3,18 @@
 //! A change is answered when every other holder has acknowledged it, or its lease has ended. The session that made the change
 //! is not told.
 //!
+//! # A new stream
+//!
+//! When a stream breaks, the client drops all that it caches; its kernel does that in its own time: a page that is locked by a
+//! read which waits for a bucket may take as long as the read. So nothing of the old stream is forgotten when a new one begins:
+//! 1. The first message after `Welcome` is an `Invalidate` without items. The client acknowledges it when its kernel is through.
+//! 2. Until then it is a holder of all that it was told before (of everything, if an older service told it), what it had to
+//!    acknowledge is still waited for, and changes are told to it as to any other holder.
+//! 3. Its acknowledgement settles everything with a lower number, and the older streams do not count any more.
+//!
+//! As ever nobody waits longer than its lease lasts, and a client that acknowledges nothing for [`ACKNOWLEDGE_SECONDS_MAX`] is
+//! given up.
+//!
 //! Two sessions may wait for each other. That is no circle, because a client acknowledges without waiting for a request of
 //! its own: its kernel needs no lock of a request to drop attributes and pages, and where a request holds the lock of a
 //! directory, the client has all names looked up again instead (`vfs::KernelInvalidator`). What is left is a write that
@@ -31,8 +43,8 @@ pub(super) struct Wait {
     position: twinshore_protocol::Position,
     /// For whom, with the number of the `Invalidate` (0 for a session whose caches are not known).
     remaining: BTreeMap<SessionId, u64>,
-    /// The generation of the session's stream when the reply became a grant.
-    generation: u32,
+    /// The generation of the session's stream when the reply became a grant, if it did.
+    granted: Option<u32>,
     /// The inodes that the reply tells of.
     carried: Vec<InodeNumber>,
     /// What of the reply has changed since it was made.
@@ -91,9 +103,13 @@ impl<V: ViewStore> Service<V> {
         {
             session.remember_failure(held.number, *error);
         }
-        let waiting_for = self.recall(Some(held.session), &held.changes);
+        let mut waiting_for = self.recall(Some(held.session), &held.changes);
         self.unmark_removed(&held);
         if held.replayed {
+            // Those whom an older service had told of it, and had not heard of.
+            self.wait_for_unknown(Some(held.session), &mut waiting_for);
+        }
+        if held.replayed && waiting_for.is_empty() {
             let superseded = carried(&held).into_iter().map(Invalidation::Everything).collect();
             self.answer(
                 held.session,
@@ -105,8 +121,13 @@ impl<V: ViewStore> Service<V> {
             );
             return;
         }
-        self.grant(&held);
-        self.take_effect(&held);
+        let granted = if held.replayed {
+            None
+        } else {
+            let granted = self.grant(&held);
+            self.take_effect(&held);
+            granted
+        };
         if waiting_for.is_empty() {
             self.answer(
                 held.session,
@@ -132,14 +153,13 @@ impl<V: ViewStore> Service<V> {
             return;
         };
         session.waiting.insert(id);
-        let generation = session.generation;
         self.numbers.recalls_waited += 1;
         let wait = Wait {
             carried: carried(&held),
             held,
             position,
             remaining: waiting_for,
-            generation,
+            granted,
             stale: Vec::new(),
         };
         self.waits.insert(id, wait);
@@ -177,7 +197,7 @@ impl<V: ViewStore> Service<V> {
             self.leases.recall(
                 change,
                 cause,
-                |session| sessions.get(&session).map(|session| session.generation),
+                |session| sessions.get(&session).map(|session| session.oldest_generation),
                 |session, item| told.entry(session).or_default().push(item),
             );
             // Who was told of an earlier change, and has not acknowledged it, is no holder any more, but may still show what
@@ -213,20 +233,19 @@ impl<V: ViewStore> Service<V> {
                 waiting_for.insert(session, number);
             }
         }
-        if !changes.is_empty() && self.grace {
-            let unknown = self
-                .sessions
-                .iter()
-                .filter(|(id, state)| state.holds_everything && Some(**id) != cause);
-            let unknown: Vec<_> = unknown
-                .map(|(id, _)| *id)
-                .filter(|id| self.is_waited_for(*id))
-                .collect();
-            for session in unknown {
-                waiting_for.entry(session).or_insert(0);
-            }
+        if !changes.is_empty() {
+            self.wait_for_unknown(cause, &mut waiting_for);
         }
         waiting_for
+    }
+
+    /// Adds the sessions whose caches are not known.
+    fn wait_for_unknown(&self, cause: Option<SessionId>, waiting_for: &mut BTreeMap<SessionId, u64>) {
+        for session in &self.hold_everything {
+            if Some(*session) != cause && self.is_waited_for(*session) {
+                waiting_for.entry(*session).or_insert(0);
+            }
+        }
     }
 
     fn is_waited_for(&self, session: SessionId) -> bool {
@@ -235,15 +254,27 @@ impl<V: ViewStore> Service<V> {
             .is_some_and(|state| state.lease_until > self.now.monotonic)
     }
 
-    /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: a new
-    /// stream begins without leases.
+    /// Sends an `Invalidate` and remembers that it is not acknowledged. Without a stream it is only remembered: the client drops
+    /// everything before the next one.
     pub(super) fn push(&mut self, id: SessionId, items: Vec<Invalidation>) -> u64 {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return 0;
-        };
         if items.is_empty() {
             return 0;
         }
+        self.push_numbered(id, items, None)
+    }
+
+    /// The session is welcomed over a new stream: asks it to say when its kernel has dropped what came over the older ones.
+    pub(super) fn push_beginning(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get(&id) {
+            let generation = session.generation;
+            self.push_numbered(id, Vec::new(), Some(generation));
+        }
+    }
+
+    fn push_numbered(&mut self, id: SessionId, items: Vec<Invalidation>, begins: Option<u32>) -> u64 {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return 0;
+        };
         let number = session.next_invalidation;
         session.next_invalidation += 1;
         let inodes: Vec<InodeNumber> = items.iter().map(inode_of).collect();
@@ -256,6 +287,7 @@ impl<V: ViewStore> Service<V> {
                 since: self.now.monotonic,
                 wait: None,
                 inodes,
+                begins,
             },
         );
         self.numbers.invalidations += items.len() as u64;
@@ -265,22 +297,19 @@ impl<V: ViewStore> Service<V> {
         number
     }
 
-    /// Makes the session a holder of what a reply carries.
-    fn grant(&mut self, held: &Held) {
-        let Some(session) = self.sessions.get(&held.session) else {
-            return;
-        };
-        if session.connection.is_none() {
-            // Nobody will receive it.
-            return;
-        }
-        let generation = session.generation;
+    /// Makes the session a holder of what a reply carries. `None` if it has no stream now: what it will be told over the next one,
+    /// which may have begun already (`Hello`), it does not hold.
+    fn grant(&mut self, held: &Held) -> Option<u32> {
+        let session = self.sessions.get(&held.session)?;
+        session.connection?;
+        let (oldest, generation) = (session.oldest_generation, session.generation);
         for (inode, kinds) in grants_of_held(held) {
-            self.leases.grant(held.session, generation, inode, kinds);
+            self.leases.grant(held.session, oldest, generation, inode, kinds);
         }
         while let Some((inode, holder)) = self.leases.overflow() {
             self.push(holder, vec![Invalidation::Everything(inode)]);
         }
+        Some(generation)
     }
 
     /// A holder has dropped what it was told to.
@@ -292,12 +321,42 @@ impl<V: ViewStore> Service<V> {
             return;
         };
         self.settle(&outstanding);
+        if let Some(generation) = outstanding.begins {
+            self.dropped_older_streams(session, generation, number);
+        }
         self.gave_up(session, &outstanding.inodes, number);
         if let Some(wait) = outstanding.wait {
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.waited_by.remove(&wait);
             }
             self.stop_waiting(wait, session);
+        }
+    }
+
+    /// The session's kernel is through with all that came over streams before the one that began with this number.
+    fn dropped_older_streams(&mut self, id: SessionId, generation: u32, number: u64) {
+        self.hold_everything.remove(&id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.oldest_generation = session.oldest_generation.max(generation);
+        let younger = session.outstanding.split_off(&number);
+        let older = std::mem::replace(&mut session.outstanding, younger);
+        let waits: Vec<WaitId> = session.waited_by.iter().copied().collect();
+        for outstanding in older.values() {
+            self.settle(outstanding);
+        }
+        for wait in waits {
+            let waits_for = self
+                .waits
+                .get(&wait)
+                .and_then(|wait| wait.remaining.get(&id).copied());
+            if waits_for.is_some_and(|waits_for| waits_for < number) {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.waited_by.remove(&wait);
+                }
+                self.stop_waiting(wait, id);
+            }
         }
     }
 
@@ -335,8 +394,8 @@ impl<V: ViewStore> Service<V> {
         };
         state.waiting.remove(&id);
         let mut superseded = wait.stale;
-        if state.generation != wait.generation {
-            // Another stream has begun: the grant of the reply was lost with the old one.
+        if wait.granted != Some(state.generation) {
+            // There was no stream, or another has begun: the grant of the reply was lost with the old one.
             superseded.extend(wait.carried.into_iter().map(Invalidation::Everything));
         }
         self.answer(
@@ -349,7 +408,7 @@ impl<V: ViewStore> Service<V> {
         );
     }
 
-    /// Nobody waits for a session any more: its lease has ended, or it begins anew.
+    /// Nobody waits for a session any more: its lease has ended, or it is over.
     pub(super) fn stop_waiting_for(&mut self, session: SessionId) {
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
@@ -359,17 +418,31 @@ impl<V: ViewStore> Service<V> {
         }
     }
 
-    /// Forgets everything that a session may have cached.
-    pub(super) fn drop_leases(&mut self, session: SessionId) {
+    /// A new stream of a session begins. What it was told over the old one counts until it acknowledges the beginning of this.
+    pub(super) fn begin_stream(&mut self, session: SessionId) {
+        self.private.forget_recalls(session);
+        let now = self.now.monotonic;
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
         state.generation += 1;
-        state.holds_everything = false;
+        if state.lease_until <= now {
+            // It could not acknowledge, and nobody has waited: its time begins again.
+            for outstanding in state.outstanding.values_mut() {
+                outstanding.since = now;
+            }
+        }
+    }
+
+    /// Forgets everything that a session may have cached.
+    pub(super) fn drop_leases(&mut self, session: SessionId) {
+        self.hold_everything.remove(&session);
         self.private.forget_recalls(session);
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
+        state.generation += 1;
+        state.oldest_generation = state.generation;
         let outstanding = std::mem::take(&mut state.outstanding);
         for outstanding in outstanding.values() {
             self.settle(outstanding);
@@ -382,33 +455,34 @@ impl<V: ViewStore> Service<V> {
         let now = self.now.monotonic;
         let ended = self.sessions.iter().filter(|(_, state)| state.lease_until <= now);
         let ended: Vec<_> = ended
-            .filter(|(_, state)| !state.waited_by.is_empty() || state.holds_everything)
+            .filter(|(_, state)| !state.waited_by.is_empty())
             .map(|(id, _)| *id)
             .collect();
         for session in ended {
-            if let Some(state) = self.sessions.get_mut(&session) {
-                state.holds_everything = false;
-            }
             self.stop_waiting_for(session);
         }
     }
 
-    /// Closes the streams of sessions that are alive but do not acknowledge.
+    /// Gives up sessions that are alive but do not acknowledge, and closes their streams.
     pub(super) fn close_the_stuck(&mut self) {
         let now = self.now.monotonic;
         let limit = std::time::Duration::from_secs(ACKNOWLEDGE_SECONDS_MAX);
-        let stuck = self.sessions.values().filter(|state| {
+        let stuck = self.sessions.iter().filter(|(_, state)| {
             state
                 .outstanding
                 .first_key_value()
                 .is_some_and(|(_, oldest)| now.saturating_sub(oldest.since) > limit)
         });
-        let stuck: Vec<_> = stuck.filter_map(|state| state.connection).collect();
-        for connection in stuck {
+        let stuck: Vec<_> = stuck
+            .filter_map(|(id, state)| Some((*id, state.connection?)))
+            .collect();
+        for (session, connection) in stuck {
             tracing::warn!(
                 connection = connection.0,
                 "a client does not acknowledge invalidations: closing its stream"
             );
+            // Two that wait for each other would do so for ever if its next stream were waited for again.
+            self.drop_leases(session);
             self.close(connection);
         }
     }

@@ -132,6 +132,7 @@ impl<V: ViewStore> Service<V> {
             number,
             UnderWay {
                 opened: None,
+                mutates: operation.is_mutation(),
                 waits_for_lock,
             },
         );
@@ -139,6 +140,9 @@ impl<V: ViewStore> Service<V> {
         let (near, full_of_opens) = (session.near, self.opens.count(id) >= OPEN_INODES_MAX);
         if twice {
             maybe_repeated = false;
+        }
+        if self.keeps_lock(id, number, &caller, &operation) {
+            return Ok(());
         }
         let Some(operation) = self.execute_soft(id, number, operation)? else {
             return Ok(());
@@ -352,6 +356,7 @@ impl<V: ViewStore> Service<V> {
                 number,
                 UnderWay {
                     opened: Some(inode),
+                    mutates: operation.is_mutation(),
                     waits_for_lock: false,
                 },
             );

@@ -25,11 +25,10 @@ pub(super) struct Session {
     pub heard: Duration,
     /// Until then it may use what it has cached.
     pub lease_until: Duration,
-    /// Which of its streams holds leases.
+    /// Which of its streams is the present one.
     pub generation: u32,
-    /// It was known before this service started, so what it caches is unknown: it counts as holder of everything until it
-    /// comes back or its lease ends.
-    pub holds_everything: bool,
+    /// Its kernel may still show what it was told over the streams from this one on.
+    pub oldest_generation: u32,
     /// It has claimed what it holds open (or is new).
     pub reclaimed: bool,
     /// Parts of a `Reclaim` that is not complete yet.
@@ -64,6 +63,8 @@ pub(super) struct Session {
 pub(super) struct UnderWay {
     /// What it has opened.
     pub opened: Option<InodeNumber>,
+    /// It is a mutation.
+    pub mutates: bool,
     /// It waits for a lock: it does not count in the window.
     pub waits_for_lock: bool,
 }
@@ -75,6 +76,8 @@ pub(super) struct Outstanding {
     /// The reply that waits for it.
     pub wait: Option<WaitId>,
     pub inodes: Vec<InodeNumber>,
+    /// Not a change, but the beginning of the stream of this generation: nothing that was cached before it is left.
+    pub begins: Option<u32>,
 }
 
 impl Session {
@@ -97,7 +100,7 @@ impl Session {
             heard: now,
             lease_until: now + LEASE_WITH_DRIFT,
             generation: 0,
-            holds_everything: false,
+            oldest_generation: 0,
             reclaimed: true,
             reclaiming: Reclaim::default(),
             closing: false,

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use twinshore_protocol::attributes::AttributeChanges;
-use twinshore_protocol::message::{ClientMessage, Invalidation, Reclaim, ServerMessage};
+use twinshore_protocol::lock::LockKind;
+use twinshore_protocol::message::{ClientMessage, Hello, Invalidation, Reclaim, ServerMessage};
 use twinshore_protocol::{InodeNumber, Operation, Reply};
 
-use super::world::{World, create, lookup, unlink};
+use super::soft_state::record;
+use super::world::{World, create, hello, lookup, unlink};
 
 fn chmod(inode: InodeNumber, mode: u16) -> Operation {
     Operation::SetAttributes {
@@ -118,8 +120,78 @@ fn a_silent_holder_is_waited_for_until_its_lease_ends() {
     assert!(world.reply(&writer, number).is_some());
 }
 
+/// Found by the simulation (seeds 44, 93, 190): the wait ended with `Hello`, and programs read what the kernel was still dropping.
 #[test]
-fn a_holder_that_comes_back_is_not_waited_for_any_more() {
+fn a_holder_that_comes_back_is_waited_for_until_its_kernel_has_dropped_everything() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let (told, kept) = (world.create(&mut writer, "a"), world.create(&mut writer, "b"));
+    for inode in [told, kept] {
+        world.attributes(&mut reader, inode).unwrap();
+    }
+    let before = world.ask(&mut writer, chmod(told, 0o600));
+    world.disconnect(&reader);
+    let without_stream = world.ask(&mut writer, chmod(kept, 0o600));
+    let beginning = world.resume_slowly(&mut reader, Reclaim::default());
+    let again = world.ask(&mut writer, chmod(told, 0o640));
+    for number in [before, without_stream, again] {
+        assert!(world.reply(&writer, number).is_none());
+    }
+    world.message(&reader, ClientMessage::Acknowledge { number: beginning });
+    for number in [before, without_stream] {
+        assert!(world.reply(&writer, number).is_some());
+    }
+    assert!(world.reply(&writer, again).is_none(), "told over the new stream");
+    assert_eq!(world.acknowledge_all(&reader), 1);
+    assert!(world.reply(&writer, again).is_some());
+}
+
+#[test]
+fn what_was_cached_over_an_older_stream_is_told_over_the_new_one_until_it_is_dropped() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let (a, b) = (world.create(&mut writer, "a"), world.create(&mut writer, "b"));
+    for inode in [a, b] {
+        world.attributes(&mut reader, inode).unwrap();
+    }
+    world.disconnect(&reader);
+    world.resume_slowly(&mut reader, Reclaim::default());
+    world.disconnect(&reader);
+    let beginning = world.resume_slowly(&mut reader, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(a, 0o600));
+    assert!(world.reply(&writer, number).is_none(), "two streams later");
+    assert_eq!(world.acknowledge_all(&reader), 1);
+    assert!(world.reply(&writer, number).is_some());
+    world.message(&reader, ClientMessage::Acknowledge { number: beginning });
+    let number = world.ask(&mut writer, chmod(b, 0o600));
+    assert!(world.reply(&writer, number).is_some());
+    assert!(world.invalidations(&reader).is_empty());
+}
+
+#[test]
+fn a_client_that_never_says_that_its_kernel_is_through_is_given_up() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    world.disconnect(&reader);
+    world.resume_slowly(&mut reader, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    world.pass(Duration::from_secs(29), &[writer, reader]);
+    assert!(world.reply(&writer, number).is_none());
+    world.pass(Duration::from_secs(2), &[writer, reader]);
+    assert_eq!(world.closed, [reader.connection]);
+    assert!(world.reply(&writer, number).is_some());
+    world.resume_slowly(&mut reader, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(inode, 0o640));
+    assert!(
+        world.reply(&writer, number).is_some(),
+        "two that wait for each other's pages would do so for ever"
+    );
+}
+
+#[test]
+fn a_holder_that_comes_back_with_nothing_left_is_not_waited_for_any_more() {
     let mut world = World::new();
     let (mut writer, mut reader) = (world.client(), world.client());
     let inode = world.create(&mut writer, "a");
@@ -233,6 +305,20 @@ fn after_a_restart_changes_wait_for_sessions_whose_caches_are_not_known() {
 }
 
 #[test]
+fn after_a_restart_a_session_counts_as_holder_of_everything_until_its_kernel_is_through() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    let mut world = world.restart();
+    world.resume(&mut writer, Reclaim::default());
+    let beginning = world.resume_slowly(&mut reader, Reclaim::default());
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    assert!(world.reply(&writer, number).is_none());
+    world.message(&reader, ClientMessage::Acknowledge { number: beginning });
+    assert!(world.reply(&writer, number).is_some());
+}
+
+#[test]
 fn a_busy_directory_is_dropped_whole_by_a_holder_that_does_not_come_back() {
     let mut world = World::new();
     let (mut writer, mut reader) = (world.client(), world.client());
@@ -278,4 +364,71 @@ fn an_inode_is_not_cleaned_up_before_its_holders_have_acknowledged() {
     world.resume(&mut reader, Reclaim::default());
     world.pass(Duration::from_secs(5), &[writer, reader]);
     assert!(world.attributes(&mut writer, inode).is_err());
+}
+
+/// Found by the simulation (seed 350): the session was no holder of what it was told, and nobody said so.
+#[test]
+fn a_reply_that_was_made_between_hello_and_welcome_says_that_it_must_not_be_kept() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    let inode = world.create(&mut first, "a");
+    world.attributes(&mut second, inode).unwrap();
+    world.automatic = false;
+    let waiting = world.ask(&mut first, chmod(inode, 0o600));
+    first.connection = world.open_stream(Hello {
+        session: Some(first.session),
+        ..hello()
+    });
+    world.commit();
+    world.commit();
+    world.inbox(first.connection);
+    assert_eq!(world.acknowledge_all(&second), 1);
+    let messages = world.inbox(first.connection);
+    assert!(
+        matches!(&messages[..], [
+            ServerMessage::Reply { number, superseded, .. },
+        ] if *number == waiting && superseded.contains(&Invalidation::Everything(inode))),
+        "{messages:?}"
+    );
+}
+
+/// Found by the simulation (seed 385): the writer gave up waiting for its commit and unlocked; the commit was executed, and the lock
+/// granted to a reader whose kernel still held the old pages.
+#[test]
+fn a_lock_is_given_back_after_what_was_requested_before_is_answered() {
+    let mut world = World::new();
+    let (mut holder, mut next) = (world.client(), world.client());
+    let inode = world.create(&mut holder, "a");
+    world.attributes(&mut next, inode).unwrap();
+    let lock = |kind, owner, wait| Operation::SetLock {
+        inode,
+        lock: record(kind, 0, u64::MAX, owner),
+        wait,
+    };
+    world.get(&mut holder, lock(LockKind::Write, 1, false)).unwrap();
+    let waiting = world.ask(&mut next, lock(LockKind::Write, 2, true));
+    let change = world.ask(&mut holder, chmod(inode, 0o600));
+    let unlock = world.ask(&mut holder, lock(LockKind::Unlock, 1, false));
+    assert!(world.reply(&holder, unlock).is_none());
+    assert!(world.reply(&next, waiting).is_none());
+    assert_eq!(world.acknowledge_all(&next), 1);
+    for number in [change, unlock] {
+        assert!(world.reply(&holder, number).is_some());
+    }
+    assert!(world.reply(&next, waiting).is_some());
+}
+
+#[test]
+fn after_a_restart_a_repeated_change_waits_for_those_who_had_been_told_of_it() {
+    let mut world = World::new();
+    let (mut writer, mut reader) = (world.client(), world.client());
+    let inode = world.create(&mut writer, "a");
+    world.attributes(&mut reader, inode).unwrap();
+    let number = world.ask(&mut writer, chmod(inode, 0o600));
+    let mut world = world.restart();
+    world.resume(&mut writer, Reclaim::default());
+    world.send(&writer, number, chmod(inode, 0o600));
+    assert!(world.reply(&writer, number).is_none());
+    world.resume(&mut reader, Reclaim::default());
+    assert!(world.reply(&writer, number).is_some());
 }

@@ -231,8 +231,14 @@ impl World {
         }
     }
 
-    /// Connects a client again, with what it claims to hold.
+    /// Connects a client again, with what it claims to hold. Its kernel has dropped everything.
     pub fn resume(&mut self, client: &mut Client, reclaim: Reclaim) {
+        let number = self.resume_slowly(client, reclaim);
+        self.message(client, ClientMessage::Acknowledge { number });
+    }
+
+    /// The same while its kernel is still dropping: answers what is to be acknowledged when it is through.
+    pub fn resume_slowly(&mut self, client: &mut Client, reclaim: Reclaim) -> u64 {
         client.connection = self.open_stream(Hello {
             session: Some(client.session),
             ..hello()
@@ -241,6 +247,11 @@ impl World {
         assert_eq!(welcome.session, client.session);
         client.objects = welcome.objects;
         client.epoch = welcome.objects_epoch;
+        let number = match self.inboxes.entry(client.connection).or_default().first() {
+            Some(ServerMessage::Invalidate { number, items }) if items.is_empty() => *number,
+            other => panic!("not asked for what was cached before but {other:?}"),
+        };
+        self.inboxes.entry(client.connection).or_default().remove(0);
         self.message(
             client,
             ClientMessage::Reclaim(Reclaim {
@@ -248,6 +259,7 @@ impl World {
                 ..reclaim
             }),
         );
+        number
     }
 
     pub fn disconnect(&mut self, client: &Client) {
