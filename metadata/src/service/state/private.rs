@@ -183,10 +183,14 @@ impl<V: ViewStore> Service<V> {
         caller: &Caller,
         operation: &Operation,
     ) -> bool {
-        let Operation::SetLock { inode, lock, .. } = operation else {
+        let lock_of = |operation: &Operation| match operation {
+            Operation::SetLock { inode, .. } | Operation::CancelLock { inode, .. } => Some(*inode),
+            _ => None,
+        };
+        let Some(inode) = lock_of(operation) else {
             return false;
         };
-        let gives_back = lock.kind != LockKind::Write;
+        let gives_back = matches!(operation, Operation::SetLock { lock, .. } if lock.kind != LockKind::Write);
         let unanswered = gives_back
             && self.sessions.get(&id).is_some_and(|session| {
                 session
@@ -194,10 +198,11 @@ impl<V: ViewStore> Service<V> {
                     .range(..number)
                     .any(|(_, before)| before.mutates)
             });
-        let behind = self.blocked.iter().any(|blocked| {
-            blocked.session == id
-                && matches!(&blocked.operation, Operation::SetLock { inode: other, .. } if other == inode)
-        });
+        // A request for a lock must not come after its own cancellation: nobody would give it back.
+        let behind = self
+            .blocked
+            .iter()
+            .any(|blocked| blocked.session == id && lock_of(&blocked.operation) == Some(inode));
         if !unanswered && !behind {
             return false;
         }
