@@ -58,6 +58,7 @@ impl<V: ViewStore> Service<V> {
                 self.close(old);
             }
             self.begin_stream(session);
+            self.withdraw_lock_requests(session);
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.hear(self.now.monotonic);
                 state.queue.clear();

@@ -182,6 +182,30 @@ impl Locks {
         cancelled
     }
 
+    /// Takes the waiting requests of a session out of all queues, and answers their numbers.
+    pub fn withdraw(&mut self, session: SessionId) -> Vec<RequestNumber> {
+        let keys: Vec<_> = self
+            .by_session
+            .get(&session)
+            .map(|files| files.keys().copied().collect())
+            .unwrap_or_default();
+        let mut withdrawn = Vec::new();
+        for key in keys {
+            if let Some(file) = self.files.get_mut(&key) {
+                file.queue.retain(|waiter| {
+                    let stays = waiter.session != session;
+                    if !stays {
+                        withdrawn.push(waiter.number);
+                    }
+                    stays
+                });
+            }
+            self.recount(key, session);
+            self.forget_if_empty(key);
+        }
+        withdrawn
+    }
+
     /// Exchanges what a session holds for what it claims to hold. Claims that exclude locks of others are dropped and
     /// counted. What others get by that is added to `granted`.
     pub fn reclaim(

@@ -106,6 +106,19 @@ impl Blocked {
     pub fn is_of(&self, session: SessionId) -> bool {
         self.session == session
     }
+
+    /// The number of a request that changes this session's locks.
+    pub fn lock_request_of(&self, session: SessionId) -> Option<RequestNumber> {
+        (self.is_of(session) && locked_inode(&self.operation).is_some()).then_some(self.number)
+    }
+}
+
+/// Whose locks an operation changes.
+fn locked_inode(operation: &Operation) -> Option<InodeNumber> {
+    match operation {
+        Operation::SetLock { inode, .. } | Operation::CancelLock { inode, .. } => Some(*inode),
+        _ => None,
+    }
 }
 
 impl<V: ViewStore> Service<V> {
@@ -183,11 +196,7 @@ impl<V: ViewStore> Service<V> {
         caller: &Caller,
         operation: &Operation,
     ) -> bool {
-        let lock_of = |operation: &Operation| match operation {
-            Operation::SetLock { inode, .. } | Operation::CancelLock { inode, .. } => Some(*inode),
-            _ => None,
-        };
-        let Some(inode) = lock_of(operation) else {
+        let Some(inode) = locked_inode(operation) else {
             return false;
         };
         let gives_back = matches!(operation, Operation::SetLock { lock, .. } if lock.kind != LockKind::Write);
@@ -202,7 +211,7 @@ impl<V: ViewStore> Service<V> {
         let behind = self
             .blocked
             .iter()
-            .any(|blocked| blocked.session == id && lock_of(&blocked.operation) == Some(inode));
+            .any(|blocked| blocked.is_of(id) && locked_inode(&blocked.operation) == Some(inode));
         if !unanswered && !behind {
             return false;
         }

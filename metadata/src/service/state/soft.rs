@@ -30,6 +30,11 @@ impl Parked {
     pub fn is_of(&self, session: SessionId) -> bool {
         self.session == session
     }
+
+    /// The number of a request of this session.
+    pub fn number_of(&self, session: SessionId) -> Option<RequestNumber> {
+        self.is_of(session).then_some(self.number)
+    }
 }
 
 impl<V: ViewStore> Service<V> {
@@ -188,6 +193,25 @@ impl<V: ViewStore> Service<V> {
         });
         for waiting in numbers {
             self.reply(session, waiting, self.tail.position, Err(Errno::Interrupted));
+        }
+    }
+
+    /// A new stream of a session begins: what waits of the requests for locks that came over the old one is forgotten. They
+    /// come again, after the session has claimed what it holds. Executed before that they would be answered over the new
+    /// stream, and undone by a claim that was made before the answer arrived: the session would believe that it holds a
+    /// lock which is granted to the next, or keep one for ever that it has given back.
+    pub(super) fn withdraw_lock_requests(&mut self, session: SessionId) {
+        let mut withdrawn = self.locks.withdraw(session);
+        withdrawn.extend(self.parked.iter().filter_map(|parked| parked.number_of(session)));
+        self.parked.retain(|parked| !parked.is_of(session));
+        let blocked = self.blocked.iter();
+        withdrawn.extend(blocked.filter_map(|blocked| blocked.lock_request_of(session)));
+        self.blocked
+            .retain(|blocked| blocked.lock_request_of(session).is_none());
+        if let Some(state) = self.sessions.get_mut(&session) {
+            for number in withdrawn {
+                state.in_flight.remove(&number);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use twinshore_protocol::{InodeNumber, Operation, Reply};
 use super::soft_state::record;
 use super::world::{World, create, hello, lookup, unlink};
 
-fn chmod(inode: InodeNumber, mode: u16) -> Operation {
+pub fn chmod(inode: InodeNumber, mode: u16) -> Operation {
     Operation::SetAttributes {
         inode,
         changes: AttributeChanges {

@@ -6,6 +6,7 @@ use twinshore_protocol::lock::{Lock, LockFamily, LockKind};
 use twinshore_protocol::message::Reclaim;
 use twinshore_protocol::{Errno, InodeNumber, Operation, Reply};
 
+use super::coherence::chmod;
 use super::world::{World, unlink};
 
 pub fn record(kind: LockKind, start: u64, end: u64, owner: u64) -> Lock {
@@ -130,6 +131,59 @@ fn a_lock_excludes_others_and_a_waiting_one_is_granted_in_turn() {
         )
         .unwrap();
     assert_eq!(world.reply(&third, of_third), Some(Ok(Reply::Done)));
+}
+
+/// Found by the simulation (seed 370): the lock was granted between `Welcome` and the claim, which did not know of it. The claim
+/// took it back, and another got it, too.
+#[test]
+fn a_lock_is_not_granted_to_a_session_that_has_not_claimed_yet_what_it_holds() {
+    let mut world = World::new();
+    let (mut first, mut second, mut third) = (world.client(), world.client(), world.client());
+    let inode = world.create(&mut first, "a");
+    let lock = |kind, owner, wait| set(inode, record(kind, 0, u64::MAX, owner), wait);
+    world.get(&mut first, lock(LockKind::Write, 1, false)).unwrap();
+    let of_second = world.ask(&mut second, lock(LockKind::Write, 2, true));
+    let of_third = world.ask(&mut third, lock(LockKind::Write, 3, true));
+    world.welcome_again(&mut second);
+    world.get(&mut first, lock(LockKind::Unlock, 1, false)).unwrap();
+    assert_eq!(world.reply(&second, of_second), None);
+    assert_eq!(world.reply(&third, of_third), Some(Ok(Reply::Done)));
+    world.claim(&second, Reclaim::default());
+    world.send(&second, of_second, lock(LockKind::Write, 2, true));
+    assert_eq!(world.reply(&second, of_second), None, "the third has it");
+    world.get(&mut third, lock(LockKind::Unlock, 3, false)).unwrap();
+    assert_eq!(world.reply(&second, of_second), Some(Ok(Reply::Done)));
+}
+
+/// The same the other way: the unlock, which waited for a change, would be executed before the claim, and the lock claimed by who
+/// has given it back.
+#[test]
+fn a_lock_is_not_given_back_by_a_session_that_has_not_claimed_yet_what_it_holds() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    let inode = world.create(&mut first, "a");
+    world.attributes(&mut second, inode).unwrap();
+    let held = record(LockKind::Write, 0, u64::MAX, 1);
+    let unlock = set(inode, record(LockKind::Unlock, 0, u64::MAX, 1), false);
+    world.get(&mut first, set(inode, held, false)).unwrap();
+    let change = world.ask(&mut first, chmod(inode, 0o600));
+    let unlocking = world.ask(&mut first, unlock.clone());
+    let waiting = world.ask(&mut second, set(inode, record(LockKind::Write, 0, 9, 2), true));
+    world.welcome_again(&mut first);
+    assert_eq!(world.acknowledge_all(&second), 1);
+    assert!(world.reply(&first, change).is_some());
+    assert_eq!(world.reply(&first, unlocking), None);
+    world.claim(
+        &first,
+        Reclaim {
+            locks: vec![(inode, held)],
+            ..Reclaim::default()
+        },
+    );
+    assert_eq!(world.reply(&second, waiting), None);
+    world.send(&first, unlocking, unlock);
+    assert_eq!(world.reply(&first, unlocking), Some(Ok(Reply::Done)));
+    assert_eq!(world.reply(&second, waiting), Some(Ok(Reply::Done)));
 }
 
 #[test]

@@ -239,6 +239,13 @@ impl World {
 
     /// The same while its kernel is still dropping: answers what is to be acknowledged when it is through.
     pub fn resume_slowly(&mut self, client: &mut Client, reclaim: Reclaim) -> u64 {
+        let number = self.welcome_again(client);
+        self.claim(client, reclaim);
+        number
+    }
+
+    /// Connects a client again, which claims nothing yet. Answers what is to be acknowledged when its kernel is through.
+    pub fn welcome_again(&mut self, client: &mut Client) -> u64 {
         client.connection = self.open_stream(Hello {
             session: Some(client.session),
             ..hello()
@@ -252,6 +259,11 @@ impl World {
             other => panic!("not asked for what was cached before but {other:?}"),
         };
         self.inboxes.entry(client.connection).or_default().remove(0);
+        number
+    }
+
+    /// Says what a client holds.
+    pub fn claim(&mut self, client: &Client, reclaim: Reclaim) {
         self.message(
             client,
             ClientMessage::Reclaim(Reclaim {
@@ -259,7 +271,6 @@ impl World {
                 ..reclaim
             }),
         );
-        number
     }
 
     pub fn disconnect(&mut self, client: &Client) {
