@@ -216,6 +216,11 @@ impl<V: ViewStore> Service<V> {
                 Entry::Reply(held) => {
                     if let Some(inode) = held.opened {
                         self.opens.release(held.session, inode);
+                        let session = self.sessions.get_mut(&held.session);
+                        if let Some(request) = session.and_then(|state| state.in_flight.get_mut(&held.number))
+                        {
+                            request.opened = None;
+                        }
                         self.unblock |= self.private.release(held.session, inode);
                     }
                     self.unmark_removed(&held);
@@ -304,9 +309,14 @@ impl<V: ViewStore> Service<V> {
     /// A request is no longer under way. Answers the present stream of the session.
     fn answered(&mut self, session: SessionId, number: RequestNumber) -> Option<ConnectionId> {
         let state = self.sessions.get_mut(&session)?;
-        let answered = state.in_flight.remove(&number);
+        let request = state.in_flight.remove(&number).unwrap_or_default();
+        if let (Some(inode), Some(_), Some(unclaimed)) =
+            (request.opened, state.connection, &mut state.opened_unclaimed)
+        {
+            unclaimed.push(inode);
+        }
         // An unlock may wait for it.
-        self.unblock |= answered.is_some_and(|request| request.mutates) && !self.blocked.is_empty();
+        self.unblock |= request.mutates && !self.blocked.is_empty();
         state.connection
     }
 }

@@ -65,6 +65,7 @@ impl<V: ViewStore> Service<V> {
                 state.queue_bytes = 0;
                 state.last_received = None;
                 state.reclaiming = Reclaim::default();
+                state.opened_unclaimed = Some(Vec::new());
                 (state.role, state.near) = (role, near);
                 state.description = description;
             }
@@ -213,8 +214,9 @@ impl<V: ViewStore> Service<V> {
         }
     }
 
-    /// A session that resumes says what it holds. That is what it holds from then on, together with what its requests under
-    /// way have opened.
+    /// A session that resumes says what it holds. That is what it holds from then on, together with what its requests have
+    /// opened that are under way or were answered after `Welcome`. Locks need no such exception: none is set for it meanwhile
+    /// ([`Self::withdraw_lock_requests`]).
     pub(super) fn reclaim(&mut self, id: SessionId, part: Reclaim) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -245,10 +247,11 @@ impl<V: ViewStore> Service<V> {
             locks,
             complete: _,
         } = std::mem::take(reclaiming);
-        let under_way: Vec<_> = session
+        let unclaimed: Vec<_> = session
             .in_flight
             .values()
             .filter_map(|request| request.opened)
+            .chain(session.opened_unclaimed.take().unwrap_or_default())
             .collect();
         let is_of_older_service = !std::mem::replace(&mut session.reclaimed, true);
         if is_of_older_service && self.format.settings.durability == Durability::Fsync {
@@ -260,7 +263,7 @@ impl<V: ViewStore> Service<V> {
         self.opens.release_all(id);
         for (inode, times) in opens
             .into_iter()
-            .chain(under_way.into_iter().map(|inode| (inode, 1)))
+            .chain(unclaimed.into_iter().map(|inode| (inode, 1)))
         {
             if !self.opens.open(id, inode, times) {
                 tracing::warn!(

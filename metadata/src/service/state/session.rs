@@ -33,6 +33,9 @@ pub(super) struct Session {
     pub reclaimed: bool,
     /// Parts of a `Reclaim` that is not complete yet.
     pub reclaiming: Reclaim,
+    /// From the `Hello` of a stream until its claim is complete: what the session was told meanwhile that it has opened. The claim
+    /// was made before, and does not name it.
+    pub opened_unclaimed: Option<Vec<InodeNumber>>,
     /// Its end is being journalled: nothing of it is executed any more.
     pub closing: bool,
     /// Received and not yet executed.
@@ -103,6 +106,7 @@ impl Session {
             oldest_generation: 0,
             reclaimed: true,
             reclaiming: Reclaim::default(),
+            opened_unclaimed: None,
             closing: false,
             queue: VecDeque::new(),
             queue_bytes: 0,

@@ -7,7 +7,7 @@ use twinshore_protocol::message::Reclaim;
 use twinshore_protocol::{Errno, InodeNumber, Operation, Reply};
 
 use super::coherence::chmod;
-use super::world::{World, unlink};
+use super::world::{World, create, lookup, unlink};
 
 pub fn record(kind: LockKind, start: u64, end: u64, owner: u64) -> Lock {
     Lock {
@@ -89,6 +89,28 @@ fn what_a_claim_does_not_name_is_not_held_any_more() {
     world.resume(&mut client, Reclaim::default());
     world.pass(Duration::from_secs(3), &[client]);
     assert!(world.attributes(&mut client, inode).is_err());
+}
+
+#[test]
+fn an_open_that_is_answered_between_welcome_and_the_claim_is_held_although_the_claim_does_not_name_it() {
+    let mut world = World::new();
+    let (mut first, mut second) = (world.client(), world.client());
+    world.get(&mut first, lookup("a")).unwrap_err();
+    let creation = create(&mut second, "a");
+    let number = world.ask(&mut second, creation);
+    world.welcome_again(&mut second);
+    world.acknowledge_all(&first);
+    let Some(Ok(Reply::Created { attributes, .. })) = world.reply(&second, number) else {
+        panic!("it waited for the first to forget that there is no such name");
+    };
+    world.claim(&second, Reclaim::default());
+    world.ask(&mut first, unlink("a"));
+    world.acknowledge_all(&second);
+    world.pass(Duration::from_secs(30), &[first, second]);
+    world.acknowledge_all(&second);
+    let inode = attributes.inode;
+    assert_eq!(world.attributes(&mut second, inode).unwrap().links, 0);
+    world.get(&mut second, Operation::Release { inode }).unwrap();
 }
 
 #[test]
