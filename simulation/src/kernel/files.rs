@@ -135,20 +135,6 @@ impl Kernel {
         if end > self.caches.state().node(file.inode).size {
             self.attributes(file.inode).await?;
         }
-        {
-            let mut state = self.caches.state();
-            let node = state.node(file.inode);
-            let text = format!(
-                "{} reads {} size {} pages {:?} valid {}",
-                file.handle.0,
-                file.inode,
-                node.size,
-                node.pages.keys().collect::<Vec<_>>(),
-                node.valid_until > tokio::time::Instant::now()
-            );
-            drop(state);
-            self.caches.trace.event(&self.caches.name, &text);
-        }
         let mut content = BytesMut::new();
         let mut position = offset;
         loop {
@@ -232,18 +218,6 @@ impl Kernel {
         let end = offset + bytes.len() as u64;
         let short = (bytes.len() as u64) < u64::from(length);
         let node = state.node(file.inode);
-        self.caches.trace.event(
-            &self.caches.name,
-            &format!(
-                "read {} of {} page {page}: {} of {length}, size {} version {} asked {}",
-                file.handle.0,
-                file.inode,
-                bytes.len(),
-                node.size,
-                node.version,
-                asked.version
-            ),
-        );
         // `fuse_read_update_size`.
         if short && node.version <= asked.version && node.unstable == 0 && end < node.size {
             node.size = end;

@@ -184,24 +184,14 @@ impl Caches {
     fn learn(&self, attributes: &Attributes, time_to_live: Duration, asked: Asked) {
         let mut state = self.state();
         let node = state.node(attributes.inode);
-        let (unstable, version) = (node.unstable, node.version);
-        if unstable > 0 || version > asked.version {
-            self.trace.event(
-                &self.name,
-                &format!(
-                    "discards {} size {} unstable {unstable} version {version} asked {}",
-                    attributes.inode, attributes.size_bytes, asked.version
-                ),
+        if node.unstable > 0 || node.version > asked.version {
+            let what = format!(
+                "discards the answer that {} has {} bytes",
+                attributes.inode, attributes.size_bytes
             );
+            self.trace.event(&self.name, &what);
             return;
         }
-        self.trace.event(
-            &self.name,
-            &format!(
-                "learns {} size {} for {time_to_live:?}",
-                attributes.inode, attributes.size_bytes
-            ),
-        );
         state.version += 1;
         let version = state.version;
         let node = state.node(attributes.inode);
