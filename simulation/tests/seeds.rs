@@ -6,7 +6,9 @@ use twinshore_simulation::{Options, run};
 const SEEDS: std::ops::Range<u64> = 1..25;
 
 /// Seeds that have found something.
-const FOUND: [u64; 14] = [44, 79, 84, 93, 106, 171, 190, 196, 211, 234, 350, 370, 385, 100_007];
+const FOUND: [u64; 14] = [
+    44, 79, 84, 93, 106, 171, 190, 196, 211, 234, 350, 370, 385, 100_007,
+];
 
 /// Simulated seconds under faults.
 const SECONDS: u64 = 60;
