@@ -300,25 +300,16 @@ impl Read {
         let pieces = self
             .extents
             .into_iter()
-            .map(|(index, start, end)| (index, copied(&fetched.blocks, start - begins, end - begins)));
+            .map(|(index, start, end)| (index, copied(&fetched.content, start - begins, end - begins)));
         Ok(pieces.collect())
     }
 }
 
-/// A copy of a range of the blocks: a slice would keep all of them in memory.
-fn copied(blocks: &[Bytes], start: u64, end: u64) -> Bytes {
-    let mut copy = Vec::new();
-    let mut begins = 0;
-    for block in blocks {
-        let length = block.len() as u64;
-        let (from, to) = (start.max(begins), end.min(begins + length));
-        if from < to {
-            #[allow(clippy::cast_possible_truncation)] // Within the block, which is in memory.
-            copy.extend_from_slice(&block[(from - begins) as usize..(to - begins) as usize]);
-        }
-        begins += length;
-    }
-    copy.into()
+/// A copy of a range: a slice would keep all that was fetched in memory.
+fn copied(content: &Bytes, start: u64, end: u64) -> Bytes {
+    #[allow(clippy::cast_possible_truncation)] // Within what was fetched, which is in memory.
+    let range = (start as usize).min(content.len())..(end as usize).min(content.len());
+    Bytes::copy_from_slice(&content[range])
 }
 
 /// From and to where in the content of an object, and for which extent.

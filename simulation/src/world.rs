@@ -1,13 +1,15 @@
 //! One run: builds everything, lets it work under faults, heals it, and checks what is left.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::time::Instant;
-use twinshore_filesystem::vfs::{BlockCache, KernelInvalidator, Surroundings, TaskRunner, Vfs, VfsOptions};
+use twinshore_filesystem::vfs::{
+    BlockCache, BlockRun, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs, VfsOptions,
+};
 use twinshore_metadata::core::{self, Context};
 use twinshore_metadata::service::state::compaction::CompactionOptions;
 use twinshore_metadata::service::state::{Fault, ServiceOptions};
@@ -444,11 +446,11 @@ struct NoCache;
 
 #[async_trait]
 impl BlockCache for NoCache {
-    async fn get(&self, _: ObjectId, _: u64) -> Option<Bytes> {
-        None
+    async fn get(&self, _: ObjectId, _: Range<u64>) -> Vec<BlockRun> {
+        Vec::new()
     }
 
-    fn insert(&self, _: ObjectId, _: u64, _: Bytes) {}
+    fn insert(&self, _: ObjectId, _: BlockRun, _: Origin) {}
 }
 
 struct NoTasks;

@@ -6,6 +6,7 @@
 //! * [`fault`]: a bucket with faults, for tests and the simulation.
 
 pub mod bucket;
+pub mod buffer;
 pub mod check;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;

@@ -257,6 +257,11 @@ impl Supervised {
         self.signal(Signal::CONT)
     }
 
+    /// SIGTERM.
+    pub fn ask_to_end(&self) -> Result<(), ProcessError> {
+        self.signal(Signal::TERM)
+    }
+
     /// SIGTERM, and waits for it to end; kills it (and says so) if it does not.
     pub async fn terminate(&mut self, patience: Duration) -> Result<ExitStatus, ProcessError> {
         if let Some(status) = self.ended()? {

@@ -564,6 +564,31 @@ impl Regions {
         mount_table::detach(&mount_point).map_err(failed(format!("detach {}", mount_point.display())))
     }
 
+    /// SIGTERM to a region's mount, as when a machine is shut down: within `patience` nothing is mounted any more. What is left of the
+    /// process then (it may still want to say goodbye to the metadata service) is killed.
+    pub async fn ask_mount_to_end(&mut self, region: Region, patience: Duration) -> Result<(), RegionsError> {
+        let Some(mut mount) = self.mounts[region.index()].take() else {
+            return Err(RegionsError::NotRunning {
+                what: format!("the mount in {region}"),
+            });
+        };
+        let mount_point = self.mount_point(region);
+        mount.ask_to_end()?;
+        let gone = wait_for(
+            &format!("the end of the mount in {region}"),
+            patience,
+            async || match mount_table::mounted_at(&mount_point) {
+                Ok(None) => Look::Done(()),
+                Ok(Some(_)) => Look::NotYet("it is still mounted".to_owned()),
+                Err(error) => Look::NotYet(error.to_string()),
+            },
+        )
+        .await;
+        mount.kill().await?;
+        mount_table::detach(&mount_point).map_err(failed(format!("detach {}", mount_point.display())))?;
+        Ok(gone?)
+    }
+
     /// The metadata service's process, if it runs.
     pub fn metadata_process(&self) -> Option<&Supervised> {
         self.metadata.as_ref()
@@ -648,9 +673,10 @@ impl Regions {
 impl Drop for Regions {
     fn drop(&mut self) {
         for region in Region::BOTH {
-            // The process is killed first: detaching could wait for it, and what waits in the mount gets its error.
-            let was_mounted = self.mounts[region.index()].take().is_some();
-            if was_mounted && let Err(error) = mount_table::detach(&self.mount_point(region)) {
+            // The process is killed first: detaching could wait for it, and what waits in the mount gets its error. Detached is also
+            // what no process is known of: whoever was starting or ending the mount may have been interrupted.
+            drop(self.mounts[region.index()].take());
+            if let Err(error) = mount_table::detach(&self.mount_point(region)) {
                 eprintln!(
                     "{} could not be detached: {error}",
                     self.mount_point(region).display()

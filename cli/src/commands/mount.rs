@@ -6,6 +6,7 @@
 //! says that the mount is usable, or has failed. Secrets reach it through its environment, never through its arguments.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -155,26 +156,7 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
         .map_err(CommandError::failed("start the asynchronous runtime"))?;
     let notifier = KernelNotifier::start().map_err(CommandError::failed("start the notifier"))?;
     let Connected { vfs, format } = runtime.block_on(connect(arguments, Arc::clone(&notifier)))?;
-    let signal_mount_point = arguments.mount_point.clone();
-    runtime.spawn(async move {
-        if let Err(error) = super::asked_to_stop().await {
-            tracing::error!(
-                error = crate::error::with_causes(&error),
-                "cannot listen for signals"
-            );
-            return;
-        }
-        // As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends.
-        let unmounted = tokio::task::spawn_blocking(move || {
-            mount::unmount(&signal_mount_point, mount::UnmountMode::Lazy)
-        });
-        if let Ok(Err(error)) = unmounted.await {
-            tracing::error!(
-                error = crate::error::with_causes(&error),
-                "asked to stop, but cannot unmount"
-            );
-        }
-    });
+    runtime.spawn(unmount_when_asked(vfs.clone(), arguments.mount_point.clone()));
     let options = MountOptions {
         read_only: arguments.read_only,
         ..MountOptions::new(&arguments.mount_point, format.name)
@@ -184,6 +166,34 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
         "mount at {}",
         arguments.mount_point.display()
     )))
+}
+
+/// As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends. With nothing unwritten this
+/// asks nobody, so that a mount ends also when the metadata service has ended before it.
+async fn unmount_when_asked(vfs: Vfs, mount_point: PathBuf) {
+    loop {
+        if let Err(error) = super::asked_to_stop().await {
+            tracing::error!(
+                error = crate::error::with_causes(&error),
+                "cannot listen for signals"
+            );
+            return;
+        }
+        if let Err(errno) = vfs.flush_everything().await {
+            tracing::error!(%errno, "asked to stop, but not everything could be written: repair the cause and ask again");
+            continue;
+        }
+        let mount_point = mount_point.clone();
+        let unmounted =
+            tokio::task::spawn_blocking(move || mount::unmount(&mount_point, mount::UnmountMode::Written));
+        match unmounted.await {
+            Ok(Err(error)) => tracing::error!(
+                error = crate::error::with_causes(&error),
+                "asked to stop, but cannot unmount"
+            ),
+            Ok(Ok(())) | Err(_) => return,
+        }
+    }
 }
 
 struct Connected {

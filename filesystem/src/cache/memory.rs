@@ -1,12 +1,16 @@
-//! Blocks in memory: sharded, bounded in bytes, evicted by S3-FIFO.
+//! Blocks in memory: bounded in bytes, evicted by S3-FIFO.
 //!
-//! S3-FIFO (three queues): a new block enters a *small* queue of a tenth of the space; a block that is read again before
-//! it reaches the end moves to the *main* queue, others leave and only their key is kept for a while in a *ghost* queue,
-//! so that a block that comes back soon goes to the main queue at once. A scan through a file larger than the cache
-//! therefore passes through the small queue and leaves the main queue alone.
+//! What is taken in and dropped is a *slab*: consecutive blocks of one object that lie in one piece of memory, as they were fetched
+//! or written. Nothing is copied on the way in or out, and dropping a slab frees all of its memory, so the bound holds.
 //!
-//! Invariants: the bytes of a shard never exceed its share of the limit; a key is in at most one of the queues; a block is
-//! never changed, because its key names an immutable object.
+//! S3-FIFO (three queues): a new slab enters a *small* queue; one that is read again before it reaches the end moves to the *main*
+//! queue, others leave and only their key is kept for a while in a *ghost* queue, so that what comes back soon goes to the main
+//! queue at once. The small queue has a tenth of the space, besides what was fetched ahead and has not been read yet. A scan through
+//! a file larger than the cache therefore passes through the small queue and leaves the main queue alone, and is not overtaken by
+//! its own readahead.
+//!
+//! Invariants: the bytes of all slabs never exceed the limit; a slab is in exactly one queue; a block is found in at most one
+//! slab; contents never change, because their key names an immutable object.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,70 +19,110 @@ use bytes::Bytes;
 use twinshore_protocol::ObjectId;
 
 use super::CacheCounters;
+use crate::vfs::{BlockRun, Origin};
 
 /// What a block is found by: the object and the number of the block in it.
 pub type BlockKey = (ObjectId, u64);
 
-/// Enough that readers on all cores of a node rarely meet; a power of two.
-const SHARDS: usize = 16;
+/// What a slab costs beyond its content: its entry, a queue slot, the allocation's header and what may surround the content.
+const SLAB_OVERHEAD_BYTES: usize = 256;
 
-/// What an entry costs beyond its content: key, table slot, queue slot and the allocation's header.
-const ENTRY_OVERHEAD_BYTES: usize = 160;
+/// What each block of it costs: an entry of the index.
+const BLOCK_OVERHEAD_BYTES: usize = 64;
 
-/// The share of a shard that new blocks may fill before they have to prove themselves, in tenths.
+/// The share of the limit that new slabs may fill before they have to prove themselves, in tenths.
 const SMALL_TENTHS: usize = 1;
 
-/// A block read this often in the main queue survives this many turns of it.
+/// What was fetched ahead and waits for its reader may fill this share of the limit besides, as a divisor: a reader that went
+/// away does not keep the memory for long.
+const EXPECTED_DIVISOR: usize = 2;
+
+/// A slab read this often again in the main queue survives this many turns of it.
 const FREQUENCY_MAX: u8 = 3;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Slabs whose keys are remembered at least.
+const GHOSTS_MIN: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
     Small,
     Main,
 }
 
-struct Entry {
-    content: Bytes,
+type SlabNumber = u64;
+
+struct Slab {
+    object: ObjectId,
+    run: BlockRun,
+    /// Blocks before this one have been read. To read on is not to read again.
+    read_until: u64,
+    /// It was fetched, and nobody has read anything of it yet.
+    is_expected: bool,
     frequency: u8,
     queue: Queue,
 }
 
-impl Entry {
+impl Slab {
     fn cost_bytes(&self) -> usize {
-        self.content.len() + ENTRY_OVERHEAD_BYTES
+        cost_bytes(&self.run)
+    }
+
+    fn key(&self) -> BlockKey {
+        (self.object, self.run.first_block)
     }
 }
 
+fn cost_bytes(run: &BlockRun) -> usize {
+    let blocks = usize::try_from(run.end_block() - run.first_block).unwrap_or(usize::MAX);
+    run.content.len() + SLAB_OVERHEAD_BYTES + blocks.saturating_mul(BLOCK_OVERHEAD_BYTES)
+}
+
 #[derive(Default)]
-struct Shard {
-    entries: HashMap<BlockKey, Entry>,
-    small: VecDeque<BlockKey>,
-    main: VecDeque<BlockKey>,
+struct State {
+    slabs: HashMap<SlabNumber, Slab>,
+    blocks: HashMap<BlockKey, SlabNumber>,
+    last: SlabNumber,
+    small: VecDeque<SlabNumber>,
+    main: VecDeque<SlabNumber>,
     ghost: VecDeque<BlockKey>,
     ghost_keys: HashSet<BlockKey>,
     small_bytes: usize,
     main_bytes: usize,
+    /// Of the small queue.
+    expected_bytes: usize,
 }
 
-/// What an insertion changed, for the counters.
+/// What an insertion changed.
 #[derive(Default)]
 struct Change {
     added_bytes: usize,
     evicted_bytes: usize,
     evicted_blocks: u64,
+    /// Freed when the lock has been given back.
+    dropped: Vec<Slab>,
 }
 
-impl Shard {
+impl State {
+    /// The content from the block on, and the counting of the read.
     fn get(&mut self, key: &BlockKey) -> Option<Bytes> {
-        let entry = self.entries.get_mut(key)?;
-        entry.frequency = (entry.frequency + 1).min(FREQUENCY_MAX);
-        Some(entry.content.clone())
+        let slab = self.slabs.get_mut(self.blocks.get(key)?)?;
+        if key.1 < slab.read_until {
+            slab.frequency = (slab.frequency + 1).min(FREQUENCY_MAX);
+        } else {
+            slab.read_until = key.1 + 1;
+        }
+        if std::mem::take(&mut slab.is_expected) && slab.queue == Queue::Small {
+            self.expected_bytes -= cost_bytes(&slab.run);
+        }
+        let from = usize::try_from((key.1 - slab.run.first_block) * crate::vfs::BLOCK).ok()?;
+        (from < slab.run.content.len()).then(|| slab.run.content.slice(from..))
     }
 
-    fn insert(&mut self, key: BlockKey, content: Bytes, limit_bytes: usize) -> Change {
+    fn insert(&mut self, object: ObjectId, run: BlockRun, origin: Origin, limit_bytes: usize) -> Change {
         let mut change = Change::default();
-        let cost = content.len() + ENTRY_OVERHEAD_BYTES;
-        if cost > limit_bytes || self.entries.contains_key(&key) {
+        let keys = (run.first_block..run.end_block()).map(|block| (object, block));
+        let cost = cost_bytes(&run);
+        if cost > limit_bytes || keys.clone().all(|key| self.blocks.contains_key(&key)) {
             return change;
         }
         while self.small_bytes + self.main_bytes + cost > limit_bytes {
@@ -86,26 +130,32 @@ impl Shard {
                 return change;
             }
         }
-        // A key that left not long ago comes back: it is used more often than the small queue could see.
-        let queue = if self.ghost_keys.remove(&key) {
+        self.last += 1;
+        let number = self.last;
+        let is_expected = origin == Origin::Fetched;
+        // What left not long ago comes back: it is used more often than the small queue could see.
+        let queue = if self.ghost_keys.remove(&(object, run.first_block)) {
+            self.main.push_back(number);
+            self.main_bytes += cost;
             Queue::Main
         } else {
+            self.small.push_back(number);
+            self.small_bytes += cost;
+            if is_expected {
+                self.expected_bytes += cost;
+            }
             Queue::Small
         };
-        match queue {
-            Queue::Small => {
-                self.small.push_back(key);
-                self.small_bytes += cost;
-            }
-            Queue::Main => {
-                self.main.push_back(key);
-                self.main_bytes += cost;
-            }
+        for key in keys {
+            self.blocks.insert(key, number);
         }
-        self.entries.insert(
-            key,
-            Entry {
-                content,
+        self.slabs.insert(
+            number,
+            Slab {
+                object,
+                read_until: run.first_block,
+                is_expected,
+                run,
                 frequency: 0,
                 queue,
             },
@@ -114,58 +164,72 @@ impl Shard {
         change
     }
 
-    /// Drops one block, or moves blocks between queues until it can. Answers false if there is nothing to drop.
+    /// Drops one slab, or moves slabs between queues until it can. Answers false if there is nothing to drop.
     fn evict_one(&mut self, limit_bytes: usize, change: &mut Change) -> bool {
         loop {
-            let small_is_full = self.small_bytes * 10 > limit_bytes * SMALL_TENTHS;
+            let expected = self.expected_bytes.min(limit_bytes / EXPECTED_DIVISOR);
+            let small_is_full = (self.small_bytes - expected) * 10 > limit_bytes * SMALL_TENTHS;
             if small_is_full || self.main.is_empty() {
-                let Some(key) = self.small.pop_front() else {
+                let Some(number) = self.small.pop_front() else {
                     return false;
                 };
-                let Some(entry) = self.entries.get_mut(&key) else {
+                let Some(slab) = self.slabs.get_mut(&number) else {
                     continue;
                 };
-                let cost = entry.cost_bytes();
+                let cost = slab.cost_bytes();
                 self.small_bytes -= cost;
-                if entry.frequency > 0 {
-                    entry.frequency = 0;
-                    entry.queue = Queue::Main;
-                    self.main.push_back(key);
+                if slab.is_expected {
+                    self.expected_bytes -= cost;
+                }
+                if slab.frequency > 0 {
+                    slab.frequency = 0;
+                    slab.queue = Queue::Main;
+                    self.main.push_back(number);
                     self.main_bytes += cost;
                 } else {
-                    self.drop_entry(&key, change);
+                    let key = slab.key();
+                    self.drop_slab(number, change);
                     self.remember_ghost(key);
                     return true;
                 }
             } else {
-                let Some(key) = self.main.pop_front() else {
+                let Some(number) = self.main.pop_front() else {
                     return false;
                 };
-                let Some(entry) = self.entries.get_mut(&key) else {
+                let Some(slab) = self.slabs.get_mut(&number) else {
                     continue;
                 };
-                if entry.frequency > 0 {
-                    entry.frequency -= 1;
-                    self.main.push_back(key);
+                if slab.frequency > 0 {
+                    slab.frequency -= 1;
+                    self.main.push_back(number);
                 } else {
-                    self.main_bytes -= entry.cost_bytes();
-                    self.drop_entry(&key, change);
+                    self.main_bytes -= slab.cost_bytes();
+                    self.drop_slab(number, change);
                     return true;
                 }
             }
         }
     }
 
-    fn drop_entry(&mut self, key: &BlockKey, change: &mut Change) {
-        if let Some(entry) = self.entries.remove(key) {
-            change.evicted_bytes += entry.cost_bytes();
-            change.evicted_blocks += 1;
+    fn drop_slab(&mut self, number: SlabNumber, change: &mut Change) {
+        let Some(slab) = self.slabs.remove(&number) else {
+            return;
+        };
+        change.evicted_bytes += slab.cost_bytes();
+        for block in slab.run.first_block..slab.run.end_block() {
+            // A younger slab may hold it by now.
+            let key = (slab.object, block);
+            if self.blocks.get(&key) == Some(&number) {
+                self.blocks.remove(&key);
+                change.evicted_blocks += 1;
+            }
         }
+        change.dropped.push(slab);
     }
 
     fn remember_ghost(&mut self, key: BlockKey) {
-        // As many ghosts as blocks: a key costs a thousandth of a block.
-        while self.ghost.len() > self.entries.len().max(64) {
+        // As many ghosts as slabs: a key costs a thousandth of a block.
+        while self.ghost.len() > self.slabs.len().max(GHOSTS_MIN) {
             if let Some(oldest) = self.ghost.pop_front() {
                 self.ghost_keys.remove(&oldest);
             }
@@ -178,25 +242,25 @@ impl Shard {
 
 /// Blocks in memory.
 pub struct MemoryCache {
-    shards: Vec<Mutex<Shard>>,
-    shard_limit_bytes: usize,
+    /// One lock: what is done under it takes less than a microsecond, and readers come with up to a MiB at a time.
+    state: Mutex<State>,
+    limit_bytes: usize,
     counters: Arc<CacheCounters>,
 }
 
 impl MemoryCache {
     /// An empty cache of at most `limit_bytes`, its own bookkeeping included. 0 caches nothing.
     pub fn new(limit_bytes: usize, counters: Arc<CacheCounters>) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect();
         Self {
-            shards,
-            shard_limit_bytes: limit_bytes / SHARDS,
+            state: Mutex::default(),
+            limit_bytes,
             counters,
         }
     }
 
-    /// A block, if it is here.
+    /// The content from the beginning of a block on, as far as it lies together, if the block is here.
     pub fn get(&self, key: &BlockKey) -> Option<Bytes> {
-        let found = self.shard(key).get(key);
+        let found = self.state().get(key);
         let counter = if found.is_some() {
             &self.counters.memory_hits
         } else {
@@ -208,32 +272,23 @@ impl MemoryCache {
 
     /// The same for a caller that will ask again with [`MemoryCache::get`] if it is not: only a hit is counted.
     pub fn peek(&self, key: &BlockKey) -> Option<Bytes> {
-        let found = self.shard(key).get(key)?;
+        let found = self.state().get(key)?;
         CacheCounters::add(&self.counters.memory_hits, 1);
         Some(found)
     }
 
-    /// Takes a block in, at the expense of others. The content is copied when it is part of something larger, because a
-    /// slice would keep the whole buffer that was fetched alive and break the bound.
-    pub fn insert(&self, key: BlockKey, content: &Bytes) {
-        if content.len() + ENTRY_OVERHEAD_BYTES > self.shard_limit_bytes {
-            return;
-        }
-        let own = Bytes::copy_from_slice(content);
-        let change = self.shard(&key).insert(key, own, self.shard_limit_bytes);
+    /// Takes blocks in, at the expense of others. Their content keeps no more memory alive than its own length: that is for
+    /// whoever made it to see to.
+    pub fn insert(&self, object: ObjectId, run: BlockRun, origin: Origin) {
+        let change = self.state().insert(object, run, origin, self.limit_bytes);
         CacheCounters::add(&self.counters.memory_bytes, change.added_bytes as u64);
         CacheCounters::subtract(&self.counters.memory_bytes, change.evicted_bytes as u64);
         CacheCounters::add(&self.counters.memory_evictions, change.evicted_blocks);
     }
 
-    fn shard(&self, key: &BlockKey) -> MutexGuard<'_, Shard> {
-        // Fibonacci hashing: neighbouring blocks of one object go to different shards.
-        let mixed = (key.0.number ^ key.0.epoch.0.rotate_left(32))
-            .wrapping_add(key.1)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let index = usize::try_from(mixed >> 60).unwrap_or(0) % SHARDS;
-        // A panic elsewhere cannot leave a shard half changed in a way that matters: blocks are immutable.
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere cannot leave it half changed in a way that matters: blocks are immutable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

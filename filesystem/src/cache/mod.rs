@@ -8,6 +8,7 @@ mod counters;
 pub mod disk;
 mod memory;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,7 +18,12 @@ use twinshore_protocol::ObjectId;
 pub use self::counters::{CacheCounters, CacheSnapshot};
 pub use self::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use self::memory::{BlockKey, MemoryCache};
-use crate::vfs::BlockCache;
+use crate::vfs::{BlockCache, BlockRun, Origin};
+
+/// What is written in pieces of this size (the objects of large files) is kept in memory, not on disk: the kernel still has the
+/// pages of what was written last, and writing everything to two places would cost a writer a good part of its speed. What is
+/// read of it later goes to the disk then.
+const BULK_BYTES: usize = 4 << 20;
 
 /// The two levels together.
 pub struct TieredCache {
@@ -52,21 +58,46 @@ impl BlockCache for TieredCache {
         self.memory.peek(&(object, block))
     }
 
-    async fn get(&self, object: ObjectId, block: u64) -> Option<Bytes> {
-        let key = (object, block);
-        if let Some(content) = self.memory.get(&key) {
-            return Some(content);
+    async fn get(&self, object: ObjectId, blocks: Range<u64>) -> Vec<BlockRun> {
+        let mut found = Vec::new();
+        let mut block = blocks.start;
+        let mut missing = blocks.start;
+        while block < blocks.end {
+            let Some(content) = self.memory.get(&(object, block)) else {
+                block += 1;
+                continue;
+            };
+            self.get_from_disk(object, missing..block, &mut found).await;
+            let run = BlockRun {
+                first_block: block,
+                content,
+            };
+            block = run.end_block();
+            missing = block;
+            found.push(run);
         }
-        let content = self.disk.as_ref()?.get(key).await?;
-        self.memory.insert(key, &content);
-        Some(content)
+        self.get_from_disk(object, missing..blocks.end, &mut found).await;
+        found
     }
 
-    fn insert(&self, object: ObjectId, block: u64, content: Bytes) {
-        let key = (object, block);
-        self.memory.insert(key, &content);
-        if let Some(disk) = &self.disk {
-            disk.insert(key, &content);
+    fn insert(&self, object: ObjectId, run: BlockRun, origin: Origin) {
+        let is_bulk = origin == Origin::Written && run.content.len() >= BULK_BYTES;
+        if let Some(disk) = self.disk.as_ref().filter(|_| !is_bulk) {
+            disk.insert(object, &run);
+        }
+        self.memory.insert(object, run, origin);
+    }
+}
+
+impl TieredCache {
+    async fn get_from_disk(&self, object: ObjectId, blocks: Range<u64>, found: &mut Vec<BlockRun>) {
+        let Some(disk) = &self.disk else { return };
+        if blocks.is_empty() {
+            return;
+        }
+        for run in disk.get(object, blocks).await {
+            self.memory.insert(object, run.clone(), Origin::Fetched);
+            found.push(run);
         }
     }
 }

@@ -631,6 +631,10 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
+        if let Some(result) = self.vfs.try_fsync(inode(node), Handle(handle.0)) {
+            valid!(result, reply);
+            return reply.ok();
+        }
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let work = async move { vfs.fsync(caller, inode(node), Handle(handle.0)).await };
         self.spawn(

@@ -25,6 +25,9 @@ pub enum UnmountMode {
     Clean,
     /// Writes everything out, then takes the mount away from its place; programs that use it may go on until they close.
     Lazy,
+    /// The same for a mount's own process, which has written everything out itself: asks the mount nothing. (Opening its root would
+    /// come back as a request to this very process, which can answer only while the metadata service answers it.)
+    Written,
     /// Cuts the connection: every waiting program gets an error, what is not written is lost.
     Force,
 }
@@ -94,6 +97,9 @@ pub fn unmount(path: &Path, mode: UnmountMode) -> Result<(), UnmountError> {
     }
     if mode == UnmountMode::Force {
         abort(&mounted);
+        return detach(&resolved);
+    }
+    if mode == UnmountMode::Written {
         return detach(&resolved);
     }
     match write_everything_out(&resolved) {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use twinshore_protocol::operation::{FileWrite, NewObject};
 use twinshore_protocol::{ExtentSource, Timestamp};
+use twinshore_storage::buffer::Buffer;
 
 /// Random writes make at most this many open ranges; then they are written out.
 pub const OPEN_RANGES_MAX: usize = 1024;
@@ -96,10 +97,15 @@ pub struct Sizes {
     pub object_bytes: u64,
 }
 
+/// Room for an open range that grows to so much: what goes on to the size of an object in writes of a MiB moves once.
+fn room_for(length: usize, object_bytes: u64) -> usize {
+    (length * 2).min(index(object_bytes)).max(length)
+}
+
 /// The unwritten data of an inode.
 #[derive(Debug)]
 pub struct Dirty {
-    open: BTreeMap<u64, Vec<u8>>,
+    open: BTreeMap<u64, Buffer>,
     pieces: VecDeque<Piece>,
     next_sequence: u64,
     bytes: u64,
@@ -174,12 +180,12 @@ impl Dirty {
         }
         self.last_written = now;
         self.modified = time;
-        let start = self.copy_in(offset, data);
+        let start = self.copy_in(offset, data, object_bytes);
         self.seal_full(start, object_bytes)
     }
 
     /// Returns the start of the range that the bytes are in.
-    fn copy_in(&mut self, offset: u64, data: &[u8]) -> u64 {
+    fn copy_in(&mut self, offset: u64, data: &[u8], object_bytes: u64) -> u64 {
         let end = offset + data.len() as u64;
         let mut joined = None;
         if let Some((&before, bytes)) = self.open.range_mut(..=offset).next_back() {
@@ -191,13 +197,17 @@ impl Dirty {
                 }
                 self.bytes -= (bytes.len() - skip) as u64;
                 bytes.truncate(skip);
+                let needed = skip + data.len();
+                if needed > bytes.capacity() {
+                    bytes.grow_to(room_for(needed, object_bytes));
+                }
                 bytes.extend_from_slice(data);
                 self.bytes += data.len() as u64;
                 joined = Some(before);
             }
         }
         let start = joined.unwrap_or_else(|| {
-            self.open.insert(offset, data.to_vec());
+            self.open.insert(offset, Buffer::copy_from(data));
             self.bytes += data.len() as u64;
             offset
         });
@@ -209,7 +219,7 @@ impl Dirty {
             self.bytes -= bytes.len() as u64;
             let covered = index(end - next);
             if covered < bytes.len() {
-                let rest = bytes[covered..].to_vec();
+                let rest = Buffer::copy_from(&bytes[covered..]);
                 self.bytes += rest.len() as u64;
                 self.open.insert(end, rest);
             }
@@ -228,7 +238,8 @@ impl Dirty {
             let Some(mut bytes) = self.open.remove(&start) else {
                 break;
             };
-            let rest = bytes.split_off(index(object_bytes));
+            let rest = Buffer::copy_from(&bytes[index(object_bytes)..]);
+            bytes.truncate(index(object_bytes));
             self.seal(start, bytes);
             sealed = true;
             start += object_bytes;
@@ -239,13 +250,17 @@ impl Dirty {
         sealed
     }
 
-    fn seal(&mut self, file_offset: u64, bytes: Vec<u8>) {
+    fn seal(&mut self, file_offset: u64, mut bytes: Buffer) {
+        // Room that was made for more is given back: memory is counted by length.
+        if bytes.capacity() - bytes.len() > bytes.len() / 2 {
+            bytes = Buffer::copy_from(&bytes);
+        }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.pieces.push_back(Piece {
             sequence,
             file_offset,
-            content: bytes.into(),
+            content: bytes.freeze(),
             place: Place::Waiting,
         });
     }

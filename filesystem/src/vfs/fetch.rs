@@ -1,7 +1,8 @@
 //! Blocks of objects, from the cache or from a bucket: each is fetched once, however many readers wait for it.
 //!
-//! A *run* is a range of neighbouring blocks fetched together by a task of its own, so that a reader that gives up takes
-//! nothing away from the others. A block that is neither found nor under way starts a run.
+//! Neighbouring blocks are fetched together by a task of their own, so that a reader that gives up takes nothing away from the
+//! others. A block that is neither found nor under way starts a fetch. What arrives lies in one piece of memory and stays there: the
+//! cache keeps that piece, and readers are answered with slices of it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,12 +17,13 @@ use twinshore_storage::pair::PairError;
 use super::budget::Budget;
 use super::core::Core;
 use super::inode::lock;
+use super::interface::{BlockRun, Origin};
 
 /// Content bytes in a block.
 pub const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Blocks fetched in one request at most: 4 MiB.
-const RUN_BLOCKS_MAX: u64 = 64;
+const FETCH_BLOCKS_MAX: u64 = 64;
 
 /// Why blocks could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +43,16 @@ impl FetchFailure {
     }
 }
 
-type Outcome = Result<Arc<Vec<Bytes>>, FetchFailure>;
+type Outcome = Result<Arc<Vec<BlockRun>>, FetchFailure>;
 
+/// Blocks that are on their way.
 #[derive(Clone)]
-struct Run {
-    first_block: u64,
+struct Fetch {
+    end_block: u64,
     arrival: Arc<Arrival>,
 }
 
-/// What becomes of a run. Wakes those who wait in their order (a `watch` would wake them in a random one).
+/// What becomes of a fetch. Wakes those who wait in their order (a `watch` would wake them in a random one).
 #[derive(Default)]
 struct Arrival {
     outcome: OnceLock<Outcome>,
@@ -83,7 +86,7 @@ impl Drop for Fetching {
 
 /// What is under way.
 pub struct Fetches {
-    runs: Mutex<HashMap<(ObjectId, u64), Run>>,
+    under_way: Mutex<HashMap<(ObjectId, u64), Fetch>>,
     downloads: Semaphore,
     /// Bytes being fetched ahead.
     pub readahead: Budget,
@@ -93,7 +96,7 @@ impl Fetches {
     /// At most so many downloads, and so many bytes fetched ahead.
     pub fn new(downloads: usize, readahead_bytes: u64) -> Self {
         Self {
-            runs: Mutex::new(HashMap::new()),
+            under_way: Mutex::new(HashMap::new()),
             downloads: Semaphore::new(downloads),
             readahead: Budget::new(readahead_bytes),
         }
@@ -101,8 +104,18 @@ impl Fetches {
 }
 
 enum Slot {
-    Found(Bytes),
-    Coming(Run),
+    Found(BlockRun),
+    /// This much of it is wanted.
+    Coming(Fetch),
+}
+
+impl Slot {
+    fn end_block(&self) -> u64 {
+        match self {
+            Self::Found(run) => run.end_block(),
+            Self::Coming(fetch) => fetch.end_block,
+        }
+    }
 }
 
 /// A range of an object's content that has been asked for.
@@ -112,38 +125,59 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Waits for everything and calls `each` with consecutive parts of the range.
+    /// Waits for everything and calls `each` with consecutive parts of the range, as few as can be.
     pub async fn resolve(self, mut each: impl FnMut(Bytes)) -> Result<(), FetchFailure> {
-        let first = self.content.start / BLOCK;
-        for (block, slot) in (first..).zip(self.slots) {
-            let bytes = match slot {
-                Slot::Found(bytes) => bytes,
-                Slot::Coming(run) => {
-                    let blocks = run.arrival.wait().await?;
-                    let index = usize::try_from(block - run.first_block).unwrap_or(usize::MAX);
-                    blocks.get(index).cloned().ok_or(FetchFailure::Lost)?
+        let Range { start: mut at, end } = self.content;
+        for slot in self.slots {
+            match slot {
+                Slot::Found(run) => at = give(&run, at, end, &mut each),
+                Slot::Coming(fetch) => {
+                    for run in fetch.arrival.wait().await?.iter() {
+                        at = give(run, at, end, &mut each);
+                    }
                 }
-            };
-            each(part(&bytes, block, &self.content).ok_or(FetchFailure::Lost)?);
+            }
         }
-        Ok(())
+        if at < end { Err(FetchFailure::Lost) } else { Ok(()) }
     }
 }
 
-/// The part of a block that lies within a range of the content. `None` if the block ends too early.
-fn part(bytes: &Bytes, block: u64, content: &Range<u64>) -> Option<Bytes> {
-    let start = block * BLOCK;
-    let from = usize::try_from(content.start.saturating_sub(start)).ok()?;
-    let to = usize::try_from((content.end - start).min(BLOCK)).ok()?;
-    (to <= bytes.len()).then(|| bytes.slice(from..to))
+/// Passes on the part of the run from `at` to `end`, if it begins in the run. Returns where it ended.
+fn give(run: &BlockRun, at: u64, end: u64, each: &mut impl FnMut(Bytes)) -> u64 {
+    let Some(from) = at.checked_sub(run.first_block * BLOCK) else {
+        return at;
+    };
+    let length = run.content.len() as u64;
+    let to = (from + end.saturating_sub(at)).min(length);
+    if from >= to {
+        return at;
+    }
+    // Both are within the content, which is in memory.
+    #[allow(clippy::cast_possible_truncation)]
+    each(run.content.slice(from as usize..to as usize));
+    at + (to - from)
 }
 
 impl Core {
     /// The range if all of it is in memory.
     pub fn peek_content(&self, object: ObjectId, content: &Range<u64>) -> Option<Vec<Bytes>> {
-        (content.start / BLOCK..content.end.div_ceil(BLOCK))
-            .map(|block| part(&self.blocks.peek(object, block)?, block, content))
-            .collect()
+        let mut parts = Vec::new();
+        let mut at = content.start;
+        while at < content.end {
+            let first_block = at / BLOCK;
+            let content_of_run = self.blocks.peek(object, first_block)?;
+            let run = BlockRun {
+                first_block,
+                content: content_of_run,
+            };
+            let next = give(&run, at, content.end, &mut |part| parts.push(part));
+            // The block ends before the range does: not what the extents promise. Whoever waits will hear of it.
+            if next == at {
+                return None;
+            }
+            at = next;
+        }
+        Some(parts)
     }
 
     /// Asks for a range of an object's content, which must lie within it. What is not there starts to be fetched now.
@@ -155,19 +189,19 @@ impl Core {
     ) -> Pending {
         let last = content.end.div_ceil(BLOCK);
         let mut slots = Vec::new();
-        let mut runs = lock(&self.fetches.runs);
+        let mut under_way = lock(&self.fetches.under_way);
         let mut block = content.start / BLOCK;
         while block < last {
-            if let Some(slot) = self.known_block(&runs, object, block) {
+            if let Some(slot) = self.known_block(&under_way, object, block) {
+                block = slot.end_block().max(block + 1);
                 slots.push(slot);
-                block += 1;
                 continue;
             }
             let first_block = block;
             block += 1;
             let mut following = None;
-            while block < last && block - first_block < RUN_BLOCKS_MAX {
-                following = self.known_block(&runs, object, block);
+            while block < last && block - first_block < FETCH_BLOCKS_MAX {
+                following = self.known_block(&under_way, object, block);
                 if following.is_some() {
                     break;
                 }
@@ -175,26 +209,30 @@ impl Core {
             }
             let arrival = Arc::<Arrival>::default();
             let fetching = Fetching(Arc::clone(&arrival));
-            let run = Run { first_block, arrival };
+            let fetch = Fetch {
+                end_block: block,
+                arrival,
+            };
             for number in first_block..block {
-                runs.insert((object, number), run.clone());
-                slots.push(Slot::Coming(run.clone()));
+                under_way.insert((object, number), fetch.clone());
             }
+            slots.push(Slot::Coming(fetch));
             let core = Arc::clone(self);
+            let blocks = first_block..block;
             let end = content.end.min(block * BLOCK);
             self.runtime.spawn(async move {
-                let result = core.fetch_run(object, present, first_block..block, end).await;
+                let result = core.fetch(object, present, blocks.clone(), end).await;
                 {
-                    let mut runs = lock(&core.fetches.runs);
-                    for number in first_block..block {
-                        runs.remove(&(object, number));
+                    let mut under_way = lock(&core.fetches.under_way);
+                    for number in blocks {
+                        under_way.remove(&(object, number));
                     }
                 }
                 let _ = fetching.0.outcome.set(result.map(Arc::new));
             });
             if let Some(slot) = following {
+                block = slot.end_block().max(block + 1);
                 slots.push(slot);
-                block += 1;
             }
         }
         Pending { content, slots }
@@ -202,48 +240,44 @@ impl Core {
 
     fn known_block(
         &self,
-        runs: &HashMap<(ObjectId, u64), Run>,
+        under_way: &HashMap<(ObjectId, u64), Fetch>,
         object: ObjectId,
         block: u64,
     ) -> Option<Slot> {
-        if let Some(run) = runs.get(&(object, block)) {
-            return Some(Slot::Coming(run.clone()));
+        if let Some(fetch) = under_way.get(&(object, block)) {
+            return Some(Slot::Coming(fetch.clone()));
         }
-        self.blocks.peek(object, block).map(Slot::Found)
+        let content = self.blocks.peek(object, block)?;
+        Some(Slot::Found(BlockRun {
+            first_block: block,
+            content,
+        }))
     }
 
     /// Gets blocks from the slower level of the cache, and the rest from a bucket. `end` is an end of the content that is
     /// known to exist: the last block may be shorter than a block, but reaches at least to there.
-    async fn fetch_run(
+    async fn fetch(
         self: &Arc<Self>,
         object: ObjectId,
         present: Sides,
         blocks: Range<u64>,
         end: u64,
-    ) -> Result<Vec<Bytes>, FetchFailure> {
-        let mut found = Vec::new();
+    ) -> Result<Vec<BlockRun>, FetchFailure> {
+        let cached = self.blocks.get(object, blocks.clone()).await;
+        let mut found = Vec::with_capacity(1);
         let mut block = blocks.start;
-        while block < blocks.end {
-            if let Some(bytes) = self.blocks.get(object, block).await {
-                found.push(bytes);
-                block += 1;
-                continue;
+        for run in cached {
+            if block < run.first_block {
+                found.push(
+                    self.download(object, present, block..run.first_block, end)
+                        .await?,
+                );
             }
-            // Up to the next block that is in the cache; which one that is, the cache tells only by being asked.
-            let first = block;
-            let mut next = None;
-            block += 1;
-            while block < blocks.end && next.is_none() {
-                next = self.blocks.get(object, block).await;
-                if next.is_none() {
-                    block += 1;
-                }
-            }
-            found.extend(self.download(object, present, first..block, end).await?);
-            if let Some(bytes) = next {
-                found.push(bytes);
-                block += 1;
-            }
+            block = run.end_block();
+            found.push(run);
+        }
+        if block < blocks.end {
+            found.push(self.download(object, present, block..blocks.end, end).await?);
         }
         Ok(found)
     }
@@ -254,7 +288,7 @@ impl Core {
         present: Sides,
         blocks: Range<u64>,
         end: u64,
-    ) -> Result<Vec<Bytes>, FetchFailure> {
+    ) -> Result<BlockRun, FetchFailure> {
         let _permit = self.fetches.downloads.acquire().await.ok();
         let content = blocks.start * BLOCK..(blocks.end * BLOCK).min(end);
         let fetched = self
@@ -271,12 +305,11 @@ impl Core {
         if fetched.near_missing || fetched.near_damaged {
             self.repair_near(object);
         }
-        let skip = usize::try_from(blocks.start.saturating_sub(fetched.first_block)).unwrap_or(usize::MAX);
-        let count = usize::try_from(blocks.end - blocks.start).unwrap_or(usize::MAX);
-        let wanted: Vec<Bytes> = fetched.blocks.into_iter().skip(skip).take(count).collect();
-        for (block, bytes) in blocks.zip(&wanted) {
-            self.blocks.insert(object, block, bytes.clone());
-        }
-        Ok(wanted)
+        let run = BlockRun {
+            first_block: fetched.first_block,
+            content: fetched.content,
+        };
+        self.blocks.insert(object, run.clone(), Origin::Fetched);
+        Ok(run)
     }
 }

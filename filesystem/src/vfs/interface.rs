@@ -1,6 +1,7 @@
 //! What goes into [`Vfs`](super::Vfs) and what comes out of it: the traits that its surroundings implement, and the types of
 //! its answers.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,21 +12,49 @@ use twinshore_protocol::replication::Task;
 use twinshore_protocol::reply::FileSystemUsage;
 use twinshore_protocol::{Attributes, FileName, FileType, InodeNumber, ObjectId};
 
+use super::fetch::BLOCK;
+
+/// Consecutive blocks of an object, decoded, in one piece of memory. Only an object's last block is shorter than the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockRun {
+    /// The number of the first.
+    pub first_block: u64,
+    /// Their content. It keeps little more memory alive than its own length.
+    pub content: Bytes,
+}
+
+impl BlockRun {
+    /// The number after the last block.
+    pub fn end_block(&self) -> u64 {
+        self.first_block + (self.content.len() as u64).div_ceil(BLOCK)
+    }
+}
+
+/// Why blocks are to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// They were read from a bucket, because somebody wants them or will soon.
+    Fetched,
+    /// They were just written.
+    Written,
+}
+
 /// A cache of decoded blocks of objects. Objects are immutable, so what it holds never becomes wrong; it may forget anything
 /// at any time. Whoever implements it verifies what it reads back from a disk.
 #[async_trait]
 pub trait BlockCache: Send + Sync {
-    /// The block, if it can be answered at once, from memory.
+    /// The content from the beginning of a block on, as far as it lies together in memory, if the block can be answered at once.
+    /// Never less than the block.
     fn peek(&self, object: ObjectId, block: u64) -> Option<Bytes> {
         let _ = (object, block);
         None
     }
 
-    /// The block, from memory or from a disk.
-    async fn get(&self, object: ObjectId, block: u64) -> Option<Bytes>;
+    /// What there is of these blocks, in memory or on a disk: runs in order that do not overlap. They may go on beyond the end.
+    async fn get(&self, object: ObjectId, blocks: Range<u64>) -> Vec<BlockRun>;
 
-    /// Keeps a block. Must not block; under pressure it drops what it is given.
-    fn insert(&self, object: ObjectId, block: u64, content: Bytes);
+    /// Keeps blocks. Must not block; under pressure it drops what it is given.
+    fn insert(&self, object: ObjectId, run: BlockRun, origin: Origin);
 }
 
 /// Drops what the kernel has cached. Inode numbers are the kernel's: the root of the mount is [`InodeNumber::ROOT`].

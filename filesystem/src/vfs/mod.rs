@@ -61,9 +61,10 @@ use twinshore_protocol::session::{ConnectError, Session, SessionOptions, Transpo
 use twinshore_protocol::{Caller, Errno, FileName, FileType, InodeNumber, Operation, Reply};
 use twinshore_storage::pair::BucketPair;
 
+pub use self::fetch::BLOCK;
 pub use self::interface::{
-    Attributed, BlockCache, DirectoryPage, Found, Handle, KernelInvalidator, ListedEntry, OpenFlags, Opened,
-    TaskRunner, Usage,
+    Attributed, BlockCache, BlockRun, DirectoryPage, Found, Handle, KernelInvalidator, ListedEntry,
+    OpenFlags, Opened, Origin, TaskRunner, Usage,
 };
 pub use self::options::{Clock, PACK_LIMIT_BYTES, VfsOptions};
 

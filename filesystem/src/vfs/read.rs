@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::timeout;
 use twinshore_protocol::{Caller, Errno, Extent, ExtentSource, InodeNumber, Operation, Reply};
+use twinshore_storage::buffer::Buffer;
 
 use super::Vfs;
 use super::core::{Core, unexpected};
@@ -336,7 +337,9 @@ fn join(plan: &Plan, mut parts: Vec<(u64, Bytes)>) -> Bytes {
     {
         return bytes.clone();
     }
-    let mut joined = BytesMut::zeroed(usize::try_from(length).unwrap_or(usize::MAX));
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let mut joined = Buffer::with_capacity(length);
+    joined.resize(length, 0);
     for (offset, bytes) in parts {
         let at = usize::try_from(offset - plan.start).unwrap_or(usize::MAX);
         joined[at..at + bytes.len()].copy_from_slice(&bytes);

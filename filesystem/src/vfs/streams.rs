@@ -1,13 +1,21 @@
 //! Readahead: recognises sequential reading and says what to fetch ahead of it. Pure.
 //!
-//! A few streams per inode, because programs read several places of a file in turn. The window of a stream doubles while it
-//! goes on and is fetched ahead in halves, so that there is always some in flight.
+//! A few streams per inode, because programs read several places of a file in turn. The window of a stream begins with a multiple of
+//! what its reader asks for at a time, doubles while the stream goes on, and is fetched ahead in halves, so that there is always some
+//! in flight. Large windows end where objects of large files do, so that each object is one request.
 
 /// Streams remembered per inode.
 const STREAMS_MAX: usize = 4;
 
-/// The window of a stream that has just been recognised.
+/// The window of a stream that has just been recognised, at least.
 const FIRST_WINDOW_BYTES: u64 = 256 << 10;
+
+/// And as a multiple of the read by which it was recognised: who asks for much at a time (a MiB is the most that the kernel asks
+/// for) will soon have read it.
+const FIRST_WINDOW_READS: u64 = 8;
+
+/// Where windows of more than this end: at multiples of it, as large files are cut into objects.
+const GRAIN_BYTES: u64 = 4 << 20;
 
 /// A read that lies so far before the expected offset still belongs to the stream: the kernel's reads of one program
 /// arrive out of order.
@@ -50,7 +58,11 @@ impl ReadStreams {
                 self.streams.swap_remove(oldest);
             }
             // A first read at the beginning of a file is probably the first of many; elsewhere it is probably random.
-            let window = if offset == 0 { FIRST_WINDOW_BYTES } else { 0 };
+            let window = if offset == 0 {
+                first_window(offset, end, window_max)
+            } else {
+                0
+            };
             self.streams.push(Stream {
                 next: end,
                 window,
@@ -66,7 +78,7 @@ impl ReadStreams {
         if end > stream.next {
             stream.next = end;
             if stream.window == 0 {
-                stream.window = FIRST_WINDOW_BYTES;
+                stream.window = first_window(offset, end, window_max);
                 stream.fetched_until = end;
             }
         }
@@ -79,14 +91,25 @@ impl ReadStreams {
         if stream.window == 0 || ahead > stream.window / 2 || from >= size {
             return None;
         }
-        let to = (stream.next + stream.window).min(size);
-        stream.window = (stream.window * 2).min(window_max);
+        let mut to = stream.next + stream.window;
+        let whole_grains = to - to % GRAIN_BYTES;
+        if whole_grains > from {
+            to = whole_grains;
+        }
+        to = to.min(size);
         if from >= to {
             return None;
         }
+        stream.window = (stream.window * 2).min(window_max);
         stream.fetched_until = to;
         Some((from, to))
     }
+}
+
+fn first_window(offset: u64, end: u64, window_max: u64) -> u64 {
+    ((end - offset) * FIRST_WINDOW_READS)
+        .max(FIRST_WINDOW_BYTES)
+        .min(window_max)
 }
 
 #[cfg(test)]
@@ -114,6 +137,21 @@ mod tests {
         }
         assert_eq!(fetched, 64 * MIB);
         assert!(largest >= 8 * MIB, "{largest}");
+    }
+
+    #[test]
+    fn who_reads_much_at_a_time_has_whole_objects_fetched_from_the_first_read_on() {
+        let mut streams = ReadStreams::default();
+        let mut fetched = MIB;
+        for step in 0..256 {
+            let read = step * MIB..(step + 1) * MIB;
+            if let Some((from, to)) = streams.advance(read.start, read.end, 256 * MIB, 32 * MIB) {
+                assert_eq!((from, to % (4 * MIB)), (fetched, 0));
+                fetched = to;
+            }
+            let ahead = fetched - read.end;
+            assert!(fetched == 256 * MIB || ahead >= 3 * MIB, "{ahead} at {step}");
+        }
     }
 
     #[test]

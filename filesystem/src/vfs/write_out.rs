@@ -18,16 +18,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 use twinshore_protocol::operation::{FileCommit, NewObject};
-use twinshore_protocol::{Caller, Errno, ObjectId, Operation, Reply, Sides};
-use twinshore_storage::object::{BLOCK_BYTES, encode};
+use twinshore_protocol::{Caller, Errno, Operation, Reply, Sides};
+use twinshore_storage::object::encode;
 
 use super::core::{Core, unexpected};
 use super::dirty::{CommitPlan, Piece, Step};
 use super::inode::{Inode, lock};
+use super::interface::{BlockRun, Origin};
 
 /// Pause after the first failed upload; doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -223,7 +224,13 @@ impl Core {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         };
-        self.keep_blocks(id, &content);
+        // What was just written is likely to be read.
+        let run = BlockRun {
+            first_block: 0,
+            // As it is in what was stored, if it is: one copy of it is enough.
+            content: encoded.raw_content().unwrap_or_else(|| content.concat().into()),
+        };
+        self.blocks.insert(id, run, Origin::Written);
         Ok(NewObject {
             object: id,
             stored_bytes: encoded.stored_bytes(),
@@ -231,27 +238,5 @@ impl Core {
             checksum: encoded.checksum,
             present: Sides::only(side),
         })
-    }
-
-    /// What was just written is likely to be read.
-    fn keep_blocks(&self, id: ObjectId, content: &[Bytes]) {
-        let mut block = BytesMut::with_capacity(BLOCK_BYTES);
-        let mut number = 0;
-        for slice in content {
-            let mut rest = &slice[..];
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at(rest.len().min(BLOCK_BYTES - block.len()));
-                block.extend_from_slice(now);
-                rest = later;
-                if block.len() == BLOCK_BYTES {
-                    self.blocks.insert(id, number, block.split().freeze());
-                    block.reserve(BLOCK_BYTES);
-                    number += 1;
-                }
-            }
-        }
-        if !block.is_empty() {
-            self.blocks.insert(id, number, block.freeze());
-        }
     }
 }

@@ -59,8 +59,8 @@ async fn compactor(region: &Region) -> Compactor {
 
 fn body_of(bucket: &MemoryBucket, object: ObjectId) -> Option<Vec<u8>> {
     let body = bucket.body(&object_key(object))?;
-    let (_, blocks) = object::decode(&body).unwrap();
-    Some(blocks.concat())
+    let (_, content) = object::decode(&body).unwrap();
+    Some(content.to_vec())
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,8 +28,7 @@ fn read(region: &Region, source: &ExtentSource, length: u64) -> Bytes {
     };
     assert_eq!(*present, Sides::only(Side::Primary));
     let body = region.buckets[0].body(&object_key(*object)).unwrap();
-    let (_, blocks) = object::decode(&body).unwrap();
-    let content: Vec<u8> = blocks.concat();
+    let (_, content) = object::decode(&body).unwrap();
     Bytes::copy_from_slice(
         &content[usize::try_from(*object_offset).unwrap()..][..usize::try_from(length).unwrap()],
     )

@@ -5,6 +5,7 @@ use twinshore_protocol::format::Compression;
 
 use super::header::{Block, Header};
 use super::{BLOCK_BYTES, MAXIMUM_BLOCKS, checksum, header_bytes_for};
+use crate::buffer::Buffer;
 
 /// The level of zstd: its own default. Higher ones cost more than they save on 64 KiB.
 const ZSTD_LEVEL: i32 = 3;
@@ -18,9 +19,20 @@ pub struct EncodedObject {
     pub checksum: u32,
     /// Bytes of content.
     pub content_bytes: u64,
+    /// Every block is stored as it is.
+    is_raw: bool,
 }
 
 impl EncodedObject {
+    /// The content, if it stands in the body as it is: a slice of it.
+    pub fn raw_content(&self) -> Option<Bytes> {
+        let header_bytes = self
+            .body
+            .len()
+            .checked_sub(usize::try_from(self.content_bytes).ok()?)?;
+        self.is_raw.then(|| self.body.slice(header_bytes..))
+    }
+
     /// Bytes in the bucket.
     pub const fn stored_bytes(&self) -> u64 {
         self.body.len() as u64
@@ -40,10 +52,12 @@ pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
     #[allow(clippy::cast_possible_truncation)]
     let header_bytes = header_bytes_for(content_bytes as u64) as usize;
 
-    let mut body = Vec::with_capacity(header_bytes + content_bytes);
+    let mut body = Buffer::with_capacity(header_bytes + content_bytes);
     body.resize(header_bytes, 0);
     let mut blocks = Vec::with_capacity(content_bytes.div_ceil(BLOCK_BYTES));
     let mut compressor = Compressor::new(compression);
+    let mut incompressible = Incompressible::default();
+    let mut is_raw = true;
     let mut pieces = Pieces {
         slices: content,
         skipped: 0,
@@ -62,14 +76,15 @@ pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
             }
             compressor => {
                 let block = pieces.contiguous(length, &mut gathered);
-                if compressor.append(block, &mut body) {
-                    false
-                } else {
+                let shrunk = incompressible.is_worth_trying() && compressor.append(block, &mut body);
+                incompressible.tried(shrunk);
+                if !shrunk {
                     body.extend_from_slice(block);
-                    true
                 }
+                !shrunk
             }
         };
+        is_raw &= raw;
         let stored = &body[start..];
         let checksum = crc32c::crc32c(stored);
         blocks_checksum = checksum::join(blocks_checksum, checksum, stored.len());
@@ -94,9 +109,33 @@ pub fn encode(content: &[Bytes], compression: Compression) -> EncodedObject {
     place.copy_from_slice(&crc32c::crc32c(covered).to_le_bytes());
     let checksum = checksum::join(crc32c::crc32c(header), blocks_checksum, stored.len());
     EncodedObject {
-        body: body.into(),
+        body: body.freeze(),
         checksum,
         content_bytes: content_bytes as u64,
+        is_raw,
+    }
+}
+
+/// Keeps what does not compress (media, archives, ciphertext) from being tried block by block: after some failures in a row only
+/// every eighth block is tried, until one shrinks.
+#[derive(Default)]
+struct Incompressible {
+    failures: u32,
+}
+
+impl Incompressible {
+    /// Failures in a row before blocks are passed over.
+    const FAILURES: u32 = 2;
+    /// Then one of so many is tried.
+    const INTERVAL: u32 = 8;
+
+    fn is_worth_trying(&self) -> bool {
+        self.failures < Self::FAILURES
+            || (self.failures - Self::FAILURES) % Self::INTERVAL == Self::INTERVAL - 1
+    }
+
+    fn tried(&mut self, shrunk: bool) {
+        self.failures = if shrunk { 0 } else { self.failures + 1 };
     }
 }
 

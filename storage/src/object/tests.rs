@@ -56,8 +56,8 @@ fn every_length_around_a_block_is_read_back_as_it_was_written() {
                     crc32c::crc32c(&object.body),
                     "{length} {compression:?}"
                 );
-                let (header, blocks) = decode(&object.body).unwrap();
-                assert_eq!(joined(&blocks), bytes, "{length} {compression:?}");
+                let (header, decoded) = decode(&object.body).unwrap();
+                assert_eq!(decoded, bytes, "{length} {compression:?}");
                 assert_eq!(header.stored_bytes(), object.stored_bytes());
                 assert_eq!(header.header_bytes(), header_bytes_for(length as u64));
                 assert_eq!(verify(&object.body).unwrap(), header);
@@ -90,11 +90,34 @@ fn what_shrinks_is_stored_smaller() {
 }
 
 #[test]
-fn uncompressed_blocks_are_slices_of_what_was_fetched() {
+fn content_that_does_not_compress_is_rarely_tried_and_what_compresses_after_it_is_found() {
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let noise = Bytes::from(content(32 * BLOCK_BYTES, false));
+        let alone = encode(std::slice::from_ref(&noise), compression);
+        assert_eq!(alone.raw_content(), Some(noise.clone()), "{compression:?}");
+        let text = Bytes::from(content(32 * BLOCK_BYTES, true));
+        let object = encode(&[noise.clone(), text.clone()], compression);
+        assert_eq!(object.raw_content(), None);
+        assert_eq!(decode(&object.body).unwrap().1, [noise.clone(), text].concat());
+        // Of the text at most as many blocks as lie between two attempts are stored as they are.
+        let most = noise.len() + 12 * BLOCK_BYTES;
+        assert!(
+            object.stored_bytes() < most as u64,
+            "{compression:?}: {}",
+            object.stored_bytes()
+        );
+    }
+}
+
+#[test]
+fn uncompressed_content_is_a_slice_of_what_was_fetched() {
     let object = encode(&[Bytes::from(content(3 * BLOCK_BYTES, false))], Compression::None);
-    let (_, blocks) = decode(&object.body).unwrap();
-    let body = object.body.as_ptr_range();
-    assert!(blocks.iter().all(|block| body.contains(&block.as_ptr())));
+    let (header, decoded) = decode(&object.body).unwrap();
+    assert_eq!(
+        decoded.as_ptr(),
+        object.body[Header::length(&object.body).unwrap()..].as_ptr()
+    );
+    assert_eq!(decoded.len() as u64, header.content_bytes());
 }
 
 #[test]
@@ -211,7 +234,7 @@ proptest! {
         let blocks = header.blocks_of(&range).unwrap();
         let stored = header.stored_range(&blocks);
         let stored = object.body.slice(stored.start as usize..stored.end as usize);
-        let decoded = joined(&decode_blocks(&header, &blocks, &stored).unwrap());
+        let decoded = decode_blocks(&header, &blocks, &stored).unwrap();
         let skipped = (range.start - blocks.start * BLOCK_BYTES as u64) as usize;
         prop_assert_eq!(
             if range.is_empty() { &[] } else { &decoded[skipped..skipped + (range.end - range.start) as usize] },
@@ -271,8 +294,8 @@ proptest! {
             let checksum = crc32c::crc32c(&header[..length - 4]);
             header[length - 4..].copy_from_slice(&checksum.to_le_bytes());
         }
-        if let Ok((_, blocks)) = decode(&Bytes::from(body)) {
-            prop_assert_eq!(joined(&blocks), original);
+        if let Ok((_, decoded)) = decode(&Bytes::from(body)) {
+            prop_assert_eq!(decoded, original);
         }
     }
 
@@ -292,7 +315,7 @@ proptest! {
         let checksum = crc32c::crc32c(&body[..header - 4]);
         body[header - 4..header].copy_from_slice(&checksum.to_le_bytes());
         match decode(&Bytes::from(body)) {
-            Ok((_, blocks)) => prop_assert_eq!(blocks[0].len(), BLOCK_BYTES),
+            Ok((_, decoded)) => prop_assert_eq!(decoded.len(), BLOCK_BYTES),
             Err(error) => prop_assert_eq!(error, ObjectError::BlockCompression { block: 0 }),
         }
     }

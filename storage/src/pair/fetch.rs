@@ -243,7 +243,7 @@ impl Shared {
         let near_exists = self.side(self.near).bucket().is_some();
         Fetched {
             first_block: read.first_block,
-            blocks: read.blocks,
+            content: read.content,
             read_from,
             near_missing: near_exists
                 && read_from != self.near

@@ -65,8 +65,9 @@ struct Shared {
 pub struct Fetched {
     /// The number of the first block: its content begins at `first_block * BLOCK_BYTES`.
     pub first_block: u64,
-    /// The content of consecutive blocks, each [`crate::object::BLOCK_BYTES`] long but for the object's last.
-    pub blocks: Vec<Bytes>,
+    /// The content of consecutive blocks, one after the other: each [`crate::object::BLOCK_BYTES`] long but for the object's last. It
+    /// keeps little more memory alive than its own length.
+    pub content: Bytes,
     /// Where they were read.
     pub read_from: Side,
     /// The near bucket exists and lacks the object: it was asked, or `present` said so. [`BucketPair::repair`] it.

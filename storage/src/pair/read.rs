@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::side::{AttemptError, Requests};
+use crate::buffer::Buffer;
 use crate::object::{BLOCK_BYTES, Header, decode_blocks, fixed_header_bytes};
 
 /// Room for the header in a speculative request: an object of 64 MiB, four times what the file system writes.
@@ -20,11 +21,14 @@ const HEADER_REQUEST_BYTES: u64 = 64 * 1024;
 /// request's first byte.
 const WORTH_READING_BYTES: u64 = 1024 * 1024;
 
+/// An answer may keep this share of its length alive besides, as a divisor: a header before 4 MiB, not a MiB before 64 KiB.
+const SURPLUS_DIVISOR: usize = 8;
+
 /// What was read.
 pub(super) struct ReadBlocks {
     pub(super) header: Arc<Header>,
     pub(super) first_block: u64,
-    pub(super) blocks: Vec<Bytes>,
+    pub(super) content: Bytes,
 }
 
 /// How many bytes a read may hold in memory at once, at most: for the budget.
@@ -54,8 +58,17 @@ pub(super) async fn read(
     Ok(ReadBlocks {
         header,
         first_block: blocks.start,
-        blocks: decoded,
+        content: without_surplus(decoded, beginning.len()),
     })
+}
+
+/// The content in memory of its own if it is part of something so much larger that keeping it would keep much else.
+fn without_surplus(content: Bytes, part_of_bytes: usize) -> Bytes {
+    if part_of_bytes.saturating_sub(content.len()) > content.len() / SURPLUS_DIVISOR {
+        Buffer::copy_from(&content).freeze()
+    } else {
+        content
+    }
 }
 
 /// How much of the object's beginning to ask for first.

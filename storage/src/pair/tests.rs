@@ -93,7 +93,7 @@ impl World {
         range: std::ops::Range<u64>,
     ) -> Result<Vec<u8>, PairError> {
         let fetched = self.pair.fetch(id, present, range.clone()).await?;
-        let bytes = fetched.blocks.concat();
+        let bytes = fetched.content;
         let skipped = (range.start - fetched.first_block * BLOCK_BYTES as u64) as usize;
         Ok(bytes[skipped..skipped + (range.end - range.start) as usize].to_vec())
     }
@@ -175,6 +175,25 @@ async fn a_range_of_a_cold_object_is_one_request_if_it_is_near_the_beginning_and
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_block_that_was_read_together_with_much_else_keeps_only_itself_in_memory() {
+    let world = world();
+    let stored = object(2 << 20);
+    world.place(NEAR, id(1), &stored);
+    // One request brings the header and all up to the block: more than a MiB.
+    let small = world
+        .pair
+        .fetch(id(1), Sides::BOTH, 900_000..900_001)
+        .await
+        .unwrap();
+    assert!(!stored.body.as_ptr_range().contains(&small.content.as_ptr()));
+    let whole = world.pair.fetch(id(1), Sides::BOTH, 0..2 << 20).await.unwrap();
+    assert!(
+        stored.body.as_ptr_range().contains(&whole.content.as_ptr()),
+        "not copied"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_header_longer_than_expected_is_read_with_a_request_of_its_own() {
     let world = world();
     // 9,600 blocks: a header of 75 KiB, more than a speculative request brings. Then it, and then the block.
@@ -194,7 +213,7 @@ async fn what_near_lacks_is_read_from_far_and_repaired() {
         (fetched.read_from, fetched.near_missing, fetched.near_damaged),
         (FAR, true, false)
     );
-    assert_eq!(fetched.blocks.concat(), content(100_000));
+    assert_eq!(fetched.content, content(100_000));
     assert_eq!(world.pair.counters(NEAR).missing, 1);
     world.pair.repair(id(1), NEAR).await.unwrap();
     assert_eq!(
@@ -219,7 +238,7 @@ async fn a_damaged_near_copy_is_read_from_far_and_overwritten_by_a_repair() {
         (fetched.read_from, fetched.near_missing, fetched.near_damaged),
         (FAR, false, true)
     );
-    assert_eq!(fetched.blocks.concat(), content(100_000));
+    assert_eq!(fetched.content, content(100_000));
     world.pair.repair(id(1), NEAR).await.unwrap();
     assert_eq!(
         world.stored[0].body(&object_key(id(1))).unwrap(),
@@ -237,7 +256,7 @@ async fn a_copy_cut_short_is_found_out_wherever_it_was_cut() {
         world.stored[0].tamper(&object_key(id(1)), Some(object(100_000).body.slice(..length)));
         let fetched = world.pair.fetch(id(1), Sides::BOTH, 0..100_000).await.unwrap();
         assert!(fetched.near_damaged, "{length}");
-        assert_eq!(fetched.blocks.concat(), content(100_000), "{length}");
+        assert_eq!(fetched.content, content(100_000), "{length}");
     }
 }
 

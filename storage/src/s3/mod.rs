@@ -22,9 +22,10 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::bucket::{Bucket, BucketError, Listed};
+use crate::buffer::Buffer;
 use crate::location::{BucketLocation, Credentials, OpenOptions, S3Location};
 use classify::{Action, Failure};
 
@@ -128,22 +129,19 @@ impl S3Bucket {
             }));
         }
         let mut stream = output.body;
-        let mut first: Option<Bytes> = None;
-        let mut whole: Option<BytesMut> = None;
+        // One buffer of the right size: what is kept of it in a cache keeps nothing else, and the connection's own buffer, from which
+        // each piece is copied while it is in the processor's cache, is used again for the next.
+        let expected = length.map_or(0, |length| length.min(range_length(range)));
+        let mut body = Buffer::with_capacity(expected);
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|error| Failure::again(action.unavailable(&error)))?;
-            match (&mut whole, first.take()) {
-                (Some(whole), _) => whole.extend_from_slice(&chunk),
-                (None, None) => first = Some(chunk),
-                (None, Some(before)) => {
-                    let mut joined = BytesMut::with_capacity(length.unwrap_or(before.len() + chunk.len()));
-                    joined.extend_from_slice(&before);
-                    joined.extend_from_slice(&chunk);
-                    whole = Some(joined);
-                }
+            let needed = body.len() + chunk.len();
+            if needed > body.capacity() {
+                body.grow_to(needed * 2);
             }
+            body.extend_from_slice(&chunk);
         }
-        let body = whole.map_or_else(|| first.unwrap_or_default(), BytesMut::freeze);
+        let body = body.freeze();
         if length.is_some_and(|length| length != body.len()) {
             return Err(Failure::again(action.unavailable(&"the answer was cut short")));
         }
@@ -309,6 +307,12 @@ impl Bucket for S3Bucket {
         listed.truncate(limit);
         Ok(listed)
     }
+}
+
+/// What a store may announce without being believed: the length of the range, or what is assumed of a whole object.
+fn range_length(range: Option<&Range<u64>>) -> usize {
+    let bytes = range.map_or(ASSUMED_OBJECT_BYTES, |range| range.end - range.start);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// A CRC-32C as S3's headers want it: big endian, base64.

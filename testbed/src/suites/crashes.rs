@@ -18,6 +18,9 @@ const ACKNOWLEDGED: usize = 40;
 /// For a killed part's clients to find its successor and go on.
 const RECOVERY: Duration = Duration::from_secs(90);
 
+/// For a mount that nobody uses to end: well below what a request to a service that is gone takes to fail (a minute).
+const ENDING: Duration = Duration::from_secs(40);
+
 async fn check_all(context: &Context, region: Region, files: &[Acknowledged]) -> Result<(), Failure> {
     let (mount_point, files) = (context.regions.mount_point(region), files.to_vec());
     blocking("reading back", Duration::from_secs(200), move || {
@@ -57,7 +60,18 @@ pub async fn kill_metadata(context: &mut Context) -> Result<(), Failure> {
         context.regions.start_mount(region).await?;
         check_all(context, region, &files).await?;
     }
-    context.both_buckets_are_equal(RECOVERY).await
+    context.both_buckets_are_equal(RECOVERY).await?;
+    // A machine is shut down after the service has gone: with nothing unwritten a mount needs nobody to end.
+    context.regions.kill_metadata().await?;
+    for region in Region::BOTH {
+        context.regions.ask_mount_to_end(region, ENDING).await?;
+    }
+    context.regions.start_metadata().await?;
+    for region in Region::BOTH {
+        context.regions.start_mount(region).await?;
+        check_all(context, region, &files).await?;
+    }
+    Ok(())
 }
 
 /// A mount: its programs fail, what they had finished is there.

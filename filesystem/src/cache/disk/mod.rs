@@ -25,6 +25,7 @@ mod segment;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -34,13 +35,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
-use twinshore_protocol::VolumeId;
+use twinshore_protocol::{ObjectId, VolumeId};
+use twinshore_storage::object::BLOCK_BYTES;
 
 use self::directory::Slot;
 use self::index::{Index, SegmentNumber};
-use self::segment::{Batch, Record, Segment};
+use self::segment::{Batch, ReadRun, Record, Segment};
 use super::CacheCounters;
 use super::memory::BlockKey;
+use crate::vfs::BlockRun;
 
 /// Failed reads, or one failed write, after which the disk is not trusted any more.
 pub const ERRORS_MAX: u32 = 3;
@@ -54,7 +57,7 @@ const READER_THREADS: usize = 4;
 /// Reads that may wait for a thread; beyond that the bucket is asked.
 const READ_QUEUE_MAX: usize = 1024;
 
-/// Bytes that may wait to be written: half a second of a slow disk.
+/// Bytes that may wait to be written: half a second of a slow disk. At most twice as many are kept alive by them.
 const WRITE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bytes written in one call: large enough to be sequential, small enough to be gone soon.
@@ -103,10 +106,19 @@ pub enum DiskCacheError {
     },
 }
 
+/// Records of one segment that follow one another.
 struct ReadJob {
     segment: Arc<Segment>,
-    record: Record,
-    answer: oneshot::Sender<Option<Bytes>>,
+    records: Vec<Record>,
+    answer: oneshot::Sender<Vec<BlockRun>>,
+}
+
+/// Where blocks that are here can be had.
+enum Place {
+    /// Not written yet.
+    Memory(BlockRun),
+    /// In a segment, in records that follow one another.
+    Disk(Arc<Segment>, Vec<Record>),
 }
 
 #[derive(Default)]
@@ -212,24 +224,53 @@ impl Shared {
         }
     }
 
-    fn read_verified(&self, job: &ReadJob) -> Option<Bytes> {
-        match job.segment.read(&job.record) {
-            Ok(Some(content)) => {
+    fn read_verified(&self, job: &ReadJob) -> Vec<BlockRun> {
+        match job.segment.read_run(&job.records) {
+            Ok(run) => {
                 self.read_errors.store(0, Ordering::Relaxed);
-                CacheCounters::add(&self.counters.disk_read_bytes, content.len() as u64);
-                Some(content)
-            }
-            Ok(None) => {
-                CacheCounters::add(&self.counters.disk_damaged_blocks, 1);
-                self.index_mut().forget(&job.record);
-                None
+                self.intact_runs(&job.records, &run)
             }
             Err(error) => {
-                self.index_mut().forget(&job.record);
+                let mut index = self.index_mut();
+                for record in &job.records {
+                    index.forget(record);
+                }
+                drop(index);
                 self.read_failed(&error);
-                None
+                Vec::new()
             }
         }
+    }
+
+    /// What was read between damaged blocks, which are forgotten.
+    fn intact_runs(&self, records: &[Record], read: &ReadRun) -> Vec<BlockRun> {
+        let mut runs: Vec<BlockRun> = Vec::with_capacity(1);
+        let mut taken = 0;
+        let mut begun: Option<(u64, usize)> = None;
+        for (record, is_intact) in records.iter().zip(&read.is_intact) {
+            let start = taken;
+            taken += record.content_bytes as usize;
+            if *is_intact {
+                begun.get_or_insert((record.key.1, start));
+                continue;
+            }
+            CacheCounters::add(&self.counters.disk_damaged_blocks, 1);
+            self.index_mut().forget(record);
+            runs.extend(begun.take().map(|(first_block, from)| BlockRun {
+                first_block,
+                content: Bytes::copy_from_slice(&read.content[from..start]),
+            }));
+        }
+        runs.extend(begun.map(|(first_block, from)| BlockRun {
+            first_block,
+            content: match from {
+                0 => read.content.clone(),
+                _ => Bytes::copy_from_slice(&read.content[from..]),
+            },
+        }));
+        let bytes: usize = runs.iter().map(|run| run.content.len()).sum();
+        CacheCounters::add(&self.counters.disk_read_bytes, bytes as u64);
+        runs
     }
 }
 
@@ -365,7 +406,7 @@ impl Writer {
         let mut batch = Batch::new(current.end);
         for (key, content) in blocks {
             if !self.shared.index().contains(key) {
-                batch.push(*key, content);
+                batch.push(*key, content.clone());
             }
         }
         if batch.is_empty() {
@@ -519,26 +560,68 @@ impl DiskCache {
         Ok(())
     }
 
-    /// A block, verified, if it is here. Never waits longer than [`READ_PATIENCE`].
-    pub async fn get(&self, key: BlockKey) -> Option<Bytes> {
-        let found = self.find(key).await;
-        let counter = if found.is_some() {
-            &self.shared.counters.disk_hits
-        } else {
-            &self.shared.counters.disk_misses
-        };
-        CacheCounters::add(counter, 1);
+    /// What there is of these blocks, verified, in runs, in order. Waits no longer than [`READ_PATIENCE`] for each run.
+    pub async fn get(&self, object: ObjectId, blocks: Range<u64>) -> Vec<BlockRun> {
+        let asked = blocks.end - blocks.start;
+        let mut found = Vec::with_capacity(1);
+        // All are asked for before the first is waited for.
+        let answers: Vec<_> = self
+            .places(object, blocks)
+            .into_iter()
+            .map(|place| match place {
+                Place::Memory(run) => Ok(run),
+                Place::Disk(segment, records) => Err(self.queue_read(segment, records)),
+            })
+            .collect();
+        for answer in answers {
+            match answer {
+                Ok(run) => found.push(run),
+                Err(Some(answered)) => found.extend(self.wait_for(answered).await),
+                Err(None) => {}
+            }
+        }
+        let hits: u64 = found.iter().map(|run| run.end_block() - run.first_block).sum();
+        CacheCounters::add(&self.shared.counters.disk_hits, hits);
+        CacheCounters::add(&self.shared.counters.disk_misses, asked.saturating_sub(hits));
         found
     }
 
-    async fn find(&self, key: BlockKey) -> Option<Bytes> {
+    /// Where these blocks are, as far as they are here, in order.
+    fn places(&self, object: ObjectId, blocks: Range<u64>) -> Vec<Place> {
         if self.shared.is_off() {
-            return None;
+            return Vec::new();
         }
-        if let Some(content) = self.shared.writes().pending.get(&key) {
-            return Some(content.clone());
+        let mut places: Vec<Place> = Vec::new();
+        let writes = self.shared.writes();
+        let index = self.shared.index();
+        for block in blocks {
+            let key = (object, block);
+            if let Some(content) = writes.pending.get(&key) {
+                places.push(Place::Memory(BlockRun {
+                    first_block: block,
+                    content: content.clone(),
+                }));
+            } else if let Some((segment, record)) = index.find(&key) {
+                match places.last_mut() {
+                    Some(Place::Disk(before, records))
+                        if Arc::ptr_eq(before, &segment)
+                            && records.last().is_some_and(|last| last.is_followed_by(&record)) =>
+                    {
+                        records.push(record);
+                    }
+                    _ => places.push(Place::Disk(segment, vec![record])),
+                }
+            }
         }
-        let (segment, record) = self.shared.index().find(&key)?;
+        places
+    }
+
+    /// Has records read. `None` if there are too many reads already.
+    fn queue_read(
+        &self,
+        segment: Arc<Segment>,
+        records: Vec<Record>,
+    ) -> Option<oneshot::Receiver<Vec<BlockRun>>> {
         let (answer, answered) = oneshot::channel();
         {
             let mut reads = self.shared.reads();
@@ -547,38 +630,65 @@ impl DiskCache {
             }
             reads.queue.push_back(ReadJob {
                 segment,
-                record,
+                records,
                 answer,
             });
         }
         self.shared.read_ready.notify_one();
+        Some(answered)
+    }
+
+    async fn wait_for(&self, answered: oneshot::Receiver<Vec<BlockRun>>) -> Vec<BlockRun> {
         if let Ok(answer) = tokio::time::timeout(READ_PATIENCE, answered).await {
-            return answer.ok().flatten();
+            return answer.unwrap_or_default();
         }
         self.shared.read_failed(&format_args!(
             "a read took longer than {} s",
             READ_PATIENCE.as_secs()
         ));
-        None
+        Vec::new()
     }
 
-    /// Takes a block in, in the background. Dropped if the disk cannot keep up.
-    pub fn insert(&self, key: BlockKey, content: &Bytes) {
-        if self.shared.is_off() || self.shared.index().contains(&key) {
+    /// Takes blocks in, in the background. Dropped if the disk cannot keep up: all of them, because a single one that waits would keep
+    /// all of the run's memory alive.
+    pub fn insert(&self, object: ObjectId, run: &BlockRun) {
+        if self.shared.is_off() {
             return;
         }
         let mut writes = self.shared.writes();
-        if writes.closed || writes.pending.contains_key(&key) {
+        if writes.closed {
             return;
         }
-        if writes.bytes + content.len() > WRITE_QUEUE_BYTES {
+        let mut new = Vec::new();
+        let mut new_bytes = 0;
+        {
+            let index = self.shared.index();
+            for (position, block) in (run.first_block..run.end_block()).enumerate() {
+                let key = (object, block);
+                if !writes.pending.contains_key(&key) && !index.contains(&key) {
+                    let start = position * BLOCK_BYTES;
+                    let range = start..(start + BLOCK_BYTES).min(run.content.len());
+                    new_bytes += range.len();
+                    new.push((key, range));
+                }
+            }
+        }
+        if writes.bytes + new_bytes > WRITE_QUEUE_BYTES {
             drop(writes);
-            CacheCounters::add(&self.shared.counters.disk_dropped_blocks, 1);
+            CacheCounters::add(&self.shared.counters.disk_dropped_blocks, new.len() as u64);
             return;
         }
-        writes.bytes += content.len();
-        writes.pending.insert(key, content.clone());
-        writes.order.push_back(key);
+        let is_little = new_bytes < run.content.len() / 2;
+        for (key, range) in new {
+            let content = if is_little {
+                Bytes::copy_from_slice(&run.content[range])
+            } else {
+                run.content.slice(range)
+            };
+            writes.bytes += content.len();
+            writes.pending.insert(key, content);
+            writes.order.push_back(key);
+        }
         drop(writes);
         self.shared.write_ready.notify_one();
     }

@@ -13,14 +13,16 @@
 //! record up to the first header that does not verify; content is verified whenever it is read.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
 use twinshore_protocol::{Epoch, ObjectId};
+use twinshore_storage::buffer::Buffer;
 
 use crate::cache::memory::BlockKey;
+use crate::vfs::BLOCK;
 
 /// Bytes of a record's header.
 pub(super) const HEADER_BYTES: usize = 40;
@@ -43,6 +45,16 @@ pub(super) struct Record {
     pub(super) content_bytes: u32,
     /// CRC-32C of the content.
     pub(super) checksum: u32,
+}
+
+impl Record {
+    /// Does the next one lie directly behind this one, and hold the block after this one's, so that both can be read into one piece?
+    pub(super) fn is_followed_by(&self, next: &Self) -> bool {
+        u64::from(self.content_bytes) == BLOCK
+            && (next.key.0, next.key.1) == (self.key.0, self.key.1 + 1)
+            && next.content_offset
+                == self.content_offset + u64::from(self.content_bytes) + HEADER_BYTES as u64
+    }
 }
 
 fn number32(bytes: &[u8], at: usize) -> u32 {
@@ -96,51 +108,77 @@ fn decode_header(header: &[u8], offset: u64) -> Option<Record> {
     })
 }
 
-/// A batch of blocks in the form in which it is written, in one call.
+/// A batch of blocks, written in one call from where they are.
 pub(super) struct Batch {
-    bytes: Vec<u8>,
+    /// Header and content of each.
+    parts: Vec<([u8; HEADER_BYTES], Bytes)>,
     records: Vec<Record>,
     start: u64,
+    bytes: u64,
 }
 
 impl Batch {
     /// An empty batch, to be written at `start`.
     pub(super) fn new(start: u64) -> Self {
         Self {
-            bytes: Vec::new(),
+            parts: Vec::new(),
             records: Vec::new(),
             start,
+            bytes: 0,
         }
     }
 
     /// Adds a block.
-    pub(super) fn push(&mut self, key: BlockKey, content: &[u8]) {
+    pub(super) fn push(&mut self, key: BlockKey, content: Bytes) {
         let Ok(content_bytes) = u32::try_from(content.len()) else {
             return;
         };
-        let checksum = crc32c::crc32c(content);
-        let content_offset = self.start + (self.bytes.len() + HEADER_BYTES) as u64;
-        self.bytes
-            .extend_from_slice(&encode_header(&key, content_bytes, checksum));
-        self.bytes.extend_from_slice(content);
+        let checksum = crc32c::crc32c(&content);
+        let content_offset = self.start + self.bytes + HEADER_BYTES as u64;
         self.records.push(Record {
             key,
             content_offset,
             content_bytes,
             checksum,
         });
+        self.bytes += HEADER_BYTES as u64 + u64::from(content_bytes);
+        self.parts
+            .push((encode_header(&key, content_bytes, checksum), content));
     }
 
     /// How many bytes it will take.
     pub(super) fn len_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        self.bytes
     }
 
     /// Is there nothing to write?
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
+
+    fn write_to(&self, file: &File) -> io::Result<()> {
+        let mut at = self.start;
+        for parts in self.parts.chunks(SLICES_MAX / 2) {
+            let mut slices: Vec<IoSlice<'_>> = parts
+                .iter()
+                .flat_map(|(header, content)| [IoSlice::new(header), IoSlice::new(content)])
+                .collect();
+            let mut rest = &mut slices[..];
+            while !rest.is_empty() {
+                let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(file, rest, at))?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                at += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Slices in one system call, below the kernel's limit of 1024.
+const SLICES_MAX: usize = 256;
 
 /// An open segment.
 #[derive(Debug)]
@@ -173,7 +211,7 @@ impl Segment {
 
     /// Writes a batch where it belongs.
     pub(super) fn write(&self, batch: &Batch) -> io::Result<Vec<Record>> {
-        self.file.write_all_at(&batch.bytes, batch.start)?;
+        batch.write_to(&self.file)?;
         Ok(batch.records.clone())
     }
 
@@ -195,15 +233,65 @@ impl Segment {
 
     /// Reads a block and verifies it: `None` if what is there is not what was written.
     pub(super) fn read(&self, record: &Record) -> io::Result<Option<Bytes>> {
-        let mut content = vec![0; record.content_bytes as usize];
-        match self.file.read_exact_at(&mut content, record.content_offset) {
-            Ok(()) => {}
-            // The file is shorter than its records say: somebody has cut it. That is damage, not a failing disk.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        Ok((crc32c::crc32c(&content) == record.checksum).then(|| Bytes::from(content)))
+        let run = self.read_run(std::slice::from_ref(record))?;
+        Ok(run.is_intact[0].then_some(run.content))
     }
+
+    /// Reads records that [follow one another](Record::is_followed_by) in one call, into one piece of memory, and verifies each.
+    pub(super) fn read_run(&self, records: &[Record]) -> io::Result<ReadRun> {
+        let lengths = records.iter().map(|record| record.content_bytes as usize);
+        let content_bytes: usize = lengths.clone().sum();
+        let mut content = Buffer::with_capacity(content_bytes);
+        content.resize(content_bytes, 0);
+        let mut headers = vec![[0; HEADER_BYTES]; records.len().saturating_sub(1)];
+        let mut slices = Vec::with_capacity(records.len() * 2);
+        let mut rest = &mut content[..];
+        let mut between = headers.iter_mut();
+        for length in lengths.clone() {
+            let (place, after) = rest.split_at_mut(length);
+            rest = after;
+            slices.push(IoSliceMut::new(place));
+            // What lies between the contents is not looked at: the index knows it.
+            slices.extend(between.next().map(|header| IoSliceMut::new(header)));
+        }
+        let mut at = records.first().map_or(0, |record| record.content_offset);
+        for slices in slices.chunks_mut(SLICES_MAX) {
+            let mut rest = slices;
+            while !rest.is_empty() {
+                let read = rustix::io::retry_on_intr(|| rustix::io::preadv(&self.file, rest, at))?;
+                // The file is shorter than its records say: somebody has cut it. That is damage, not a failing disk.
+                if read == 0 {
+                    break;
+                }
+                at += read as u64;
+                IoSliceMut::advance_slices(&mut rest, read);
+            }
+        }
+        let mut taken = 0;
+        let is_intact = records
+            .iter()
+            .map(|record| {
+                let start = taken;
+                taken += record.content_bytes as usize;
+                // Of a record that begins beyond the file's end, nothing was read; that is not what was written either, unless it
+                // was zeros.
+                record.content_offset + u64::from(record.content_bytes) <= at
+                    && crc32c::crc32c(&content[start..taken]) == record.checksum
+            })
+            .collect();
+        Ok(ReadRun {
+            content: content.freeze(),
+            is_intact,
+        })
+    }
+}
+
+/// The contents of records, one after the other, and which of them are what was written.
+pub(super) struct ReadRun {
+    /// The contents.
+    pub(super) content: Bytes,
+    /// For each record.
+    pub(super) is_intact: Vec<bool>,
 }
 
 /// The records of a sealed segment; `None` if it is not sealed or the table is damaged.

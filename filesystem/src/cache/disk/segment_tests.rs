@@ -23,7 +23,7 @@ fn written(path: &Path, blocks: u64) -> (Segment, Vec<Record>, u64) {
     let segment = Segment::create(path).unwrap();
     let mut batch = Batch::new(0);
     for block in 0..blocks {
-        batch.push(key(block), &content(block));
+        batch.push(key(block), content(block).into());
     }
     let records = segment.write(&batch).unwrap();
     (segment, records, batch.len_bytes())

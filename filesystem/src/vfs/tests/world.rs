@@ -13,11 +13,13 @@ use twinshore_protocol::session::SessionOptions;
 use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, ObjectId, Side, Timestamp};
 use twinshore_storage::bucket::{Bucket, BucketError, Listed};
 use twinshore_storage::memory::MemoryBucket;
+use twinshore_storage::object::BLOCK_BYTES;
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
 use super::service::Service;
 use crate::vfs::{
-    BlockCache, Handle, KernelInvalidator, OpenFlags, Surroundings, TaskRunner, Vfs, VfsOptions,
+    BlockCache, BlockRun, Handle, KernelInvalidator, OpenFlags, Origin, Surroundings, TaskRunner, Vfs,
+    VfsOptions,
 };
 
 /// A bucket that can be switched off.
@@ -103,11 +105,18 @@ impl BlockCache for Blocks {
     fn peek(&self, object: ObjectId, block: u64) -> Option<Bytes> {
         self.map.lock().unwrap().get(&(object, block)).cloned()
     }
-    async fn get(&self, object: ObjectId, block: u64) -> Option<Bytes> {
-        self.peek(object, block)
+    async fn get(&self, object: ObjectId, blocks: Range<u64>) -> Vec<BlockRun> {
+        let run = |first_block| {
+            let content = self.peek(object, first_block)?;
+            Some(BlockRun { first_block, content })
+        };
+        blocks.filter_map(run).collect()
     }
-    fn insert(&self, object: ObjectId, block: u64, content: Bytes) {
-        self.map.lock().unwrap().insert((object, block), content);
+    fn insert(&self, object: ObjectId, run: BlockRun, _: Origin) {
+        let mut map = self.map.lock().unwrap();
+        for (block, content) in (run.first_block..).zip(run.content.chunks(BLOCK_BYTES)) {
+            map.insert((object, block), Bytes::copy_from_slice(content));
+        }
     }
 }
 
