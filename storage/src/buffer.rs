@@ -203,7 +203,7 @@ mod tests {
     fn a_large_buffer_is_used_again_and_is_empty_then() {
         let pool = pool(8 * MIB);
         let mut first = Buffer::from_pool(pool, MIB);
-        first.extend_from_slice(&[7; MIB]);
+        first.extend_from_slice(&vec![7; MIB]);
         let place = first.as_ptr();
         let shared = first.freeze();
         let part = shared.slice(10..20);
@@ -234,7 +234,7 @@ mod tests {
         let held: usize = idle.buffers.iter().map(Vec::capacity).sum();
         assert_eq!((idle.bytes, idle.buffers.len()), (held, 4));
         assert!(idle.bytes <= 4 * MIB);
-        assert_eq!(idle.buffers.last().map(|buffer| buffer.as_ptr()), last);
+        assert_eq!(idle.buffers.last().map(Vec::as_ptr), last);
     }
 
     #[test]
