@@ -20,11 +20,6 @@ pub use self::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 pub use self::memory::{BlockKey, MemoryCache};
 use crate::vfs::{BlockCache, BlockRun, Origin};
 
-/// What is written in pieces of this size (the objects of large files) is kept in memory, not on disk: the kernel still has the
-/// pages of what was written last, and writing everything to two places would cost a writer a good part of its speed. What is
-/// read of it later goes to the disk then.
-const BULK_BYTES: usize = 4 << 20;
-
 /// The two levels together.
 pub struct TieredCache {
     memory: MemoryCache,
@@ -81,8 +76,7 @@ impl BlockCache for TieredCache {
     }
 
     fn insert(&self, object: ObjectId, run: BlockRun, origin: Origin) {
-        let is_bulk = origin == Origin::Written && run.content.len() >= BULK_BYTES;
-        if let Some(disk) = self.disk.as_ref().filter(|_| !is_bulk) {
+        if let Some(disk) = &self.disk {
             disk.insert(object, &run);
         }
         self.memory.insert(object, run, origin);
