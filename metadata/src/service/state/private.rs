@@ -177,13 +177,24 @@ impl<V: ViewStore> Service<V> {
                 }
             }
         }
+        self.set_aside(id, number, caller, operation);
+        true
+    }
+
+    /// Keeps a request to be executed anew ([`Self::run_blocked`]).
+    fn set_aside(
+        &mut self,
+        session: SessionId,
+        number: RequestNumber,
+        caller: &Caller,
+        operation: &Operation,
+    ) {
         self.blocked.push(Blocked {
-            session: id,
+            session,
             number,
             caller: caller.clone(),
             operation: operation.clone(),
         });
-        true
     }
 
     /// A lock is given back after what was requested before: a client that has given up waiting for the answer to a commit may give
@@ -215,12 +226,7 @@ impl<V: ViewStore> Service<V> {
         if !unanswered && !behind {
             return false;
         }
-        self.blocked.push(Blocked {
-            session: id,
-            number,
-            caller: caller.clone(),
-            operation: operation.clone(),
-        });
+        self.set_aside(id, number, caller, operation);
         true
     }
 
