@@ -134,7 +134,7 @@ pub enum Reply {
         /// The entries in the order of their cookies.
         #[n(0)]
         entries: Vec<DirectoryEntry>,
-        /// There are no more.
+        /// There are no more (up to the last cookie that was asked for).
         #[n(1)]
         complete: bool,
         /// The directory that holds it: `..`. Of the root and of a directory without a name, itself.

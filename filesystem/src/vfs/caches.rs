@@ -20,7 +20,7 @@ use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Ope
 
 use super::budget::Budget;
 use super::core::Core;
-use super::entries::{EntryCache, Name};
+use super::entries::{EntryCache, Name, Reached};
 use super::extents::ExtentCache;
 use super::held_locks::HeldLocks;
 use super::inode::{Inode, Privacy, lock};
@@ -219,7 +219,12 @@ impl Caches {
                 }
             }
             (
-                Operation::ReadDirectory { directory, after, .. },
+                Operation::ReadDirectory {
+                    directory,
+                    after,
+                    until,
+                    ..
+                },
                 Reply::Directory {
                     entries,
                     complete,
@@ -230,7 +235,8 @@ impl Caches {
                 for attributes in entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
                     self.learn(attributes);
                 }
-                lock(&self.entries).listed(*directory, *after, entries, *complete);
+                let reached = Reached::of(entries, *complete, *until);
+                lock(&self.entries).listed(*directory, *after, entries, reached);
             }
             (Operation::ReadLink { inode }, Reply::Bytes(target)) => {
                 self.inodes.get(*inode).state().link_target = Some(target.clone());

@@ -29,6 +29,27 @@ pub type Listing = Arc<Vec<Row>>;
 /// An entry of a listing: name, inode, type and cookie.
 pub type Row = (FileName, InodeNumber, FileType, u64);
 
+/// How far a page of a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// All entries up to this cookie are in it, or in the pages before.
+    Cookie(u64),
+    /// There is nothing behind it.
+    End,
+}
+
+impl Reached {
+    /// Of a reply with these entries, to a request for everything up to a cookie. A page that is not complete has entries.
+    pub fn of(entries: &[DirectoryEntry], complete: bool, until: Option<u64>) -> Self {
+        let last = || entries.last().map_or(0, |entry| entry.cookie);
+        match until {
+            None if complete => Self::End,
+            Some(until) if complete => Self::Cookie(until),
+            _ => Self::Cookie(last()),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Directory {
     names: HashMap<FileName, Name>,
@@ -107,7 +128,13 @@ impl EntryCache {
     }
 
     /// A page of a listing has come.
-    pub fn listed(&mut self, directory: InodeNumber, after: u64, entries: &[DirectoryEntry], complete: bool) {
+    pub fn listed(
+        &mut self,
+        directory: InodeNumber,
+        after: u64,
+        entries: &[DirectoryEntry],
+        reached: Reached,
+    ) {
         self.change(directory, |directory| {
             for entry in entries {
                 directory
@@ -127,17 +154,17 @@ impl EntryCache {
                 }
             };
             pages.extend(page);
-            if complete {
-                // What was believed of other names is replaced: the listing is younger.
-                directory.names = pages
-                    .iter()
-                    .map(|(name, inode, _, _)| (name.clone(), Name::Names(*inode)))
-                    .collect();
-                directory.complete = true;
-                directory.listing = Some(Arc::new(pages));
-            } else if let Some((_, _, _, next)) = pages.last() {
-                let next = *next;
-                directory.under_way = Some((pages, next));
+            match reached {
+                Reached::Cookie(next) => directory.under_way = Some((pages, next)),
+                Reached::End => {
+                    // What was believed of other names is replaced: the listing is younger.
+                    directory.names = pages
+                        .iter()
+                        .map(|(name, inode, _, _)| (name.clone(), Name::Names(*inode)))
+                        .collect();
+                    directory.complete = true;
+                    directory.listing = Some(Arc::new(pages));
+                }
             }
         });
     }
@@ -204,10 +231,10 @@ mod tests {
     #[test]
     fn a_directory_listed_to_its_end_answers_absence() {
         let mut cache = EntryCache::new(100);
-        cache.listed(DIRECTORY, 0, &[entry("a", 2)], false);
+        cache.listed(DIRECTORY, 0, &[entry("a", 2)], Reached::Cookie(20));
         assert_eq!(cache.get(DIRECTORY, &name("a")), Name::Names(InodeNumber(2)));
         assert_eq!(cache.get(DIRECTORY, &name("c")), Name::Unknown);
-        cache.listed(DIRECTORY, 20, &[entry("b", 3)], true);
+        cache.listed(DIRECTORY, 20, &[entry("b", 3)], Reached::End);
         assert_eq!(cache.get(DIRECTORY, &name("c")), Name::Absent);
         assert_eq!(cache.listing(DIRECTORY).unwrap().len(), 2);
     }
@@ -215,9 +242,9 @@ mod tests {
     #[test]
     fn a_change_during_a_listing_leaves_it_incomplete() {
         let mut cache = EntryCache::new(100);
-        cache.listed(DIRECTORY, 0, &[entry("a", 2)], false);
+        cache.listed(DIRECTORY, 0, &[entry("a", 2)], Reached::Cookie(20));
         cache.forget(DIRECTORY, &name("a"));
-        cache.listed(DIRECTORY, 20, &[entry("b", 3)], true);
+        cache.listed(DIRECTORY, 20, &[entry("b", 3)], Reached::End);
         assert_eq!(cache.get(DIRECTORY, &name("a")), Name::Unknown);
         assert_eq!(cache.get(DIRECTORY, &name("c")), Name::Unknown);
         assert!(cache.listing(DIRECTORY).is_none());
@@ -226,7 +253,7 @@ mod tests {
     #[test]
     fn a_changed_name_is_unknown_while_the_others_stay_known() {
         let mut cache = EntryCache::new(100);
-        cache.listed(DIRECTORY, 0, &[entry("a", 2), entry("b", 3)], true);
+        cache.listed(DIRECTORY, 0, &[entry("a", 2), entry("b", 3)], Reached::End);
         cache.forget(DIRECTORY, &name("a"));
         assert_eq!(cache.get(DIRECTORY, &name("a")), Name::Unknown);
         assert_eq!(cache.get(DIRECTORY, &name("b")), Name::Names(InodeNumber(3)));

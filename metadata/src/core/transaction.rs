@@ -19,7 +19,7 @@ use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::Invalidation;
 use twinshore_protocol::{Errno, InodeNumber, ObjectId, Reply, wire};
 
-use super::keys;
+use super::keys::{self, KeyReader};
 use super::objects::ObjectState;
 use super::usage::UsageState;
 use super::values::{InodeRow, Place, TotalsRow};
@@ -81,6 +81,9 @@ pub(super) fn read<T: for<'b> Decode<'b, ()>>(view: &dyn View, key: &[u8]) -> Re
 
 /// How many of the latest changes are compared with a new one: more than any operation on names makes.
 const CHANGES_COMPARED: usize = 12;
+
+/// Numbers between two inodes that are read over rather than looked for apart.
+const INODES_SKIPPED_MAX: u64 = 8;
 
 struct CachedInode {
     row: Option<InodeRow>,
@@ -255,6 +258,30 @@ impl<'a> Transaction<'a> {
         let row = read(self.view, &keys::inode(number))?;
         self.inodes.insert(number, CachedInode { row, changed: false });
         Ok(row)
+    }
+
+    /// Reads inodes that will be asked for. Those made by one client lie close together, and reading on costs a tenth of
+    /// looking for each.
+    pub(super) fn read_inodes(&mut self, numbers: impl Iterator<Item = InodeNumber>) -> Attempt<()> {
+        let mut wanted: Vec<InodeNumber> = numbers
+            .filter(|number| !self.inodes.contains_key(number))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        for near in wanted.chunk_by(|one, next| next.0 - one.0 <= INODES_SKIPPED_MAX) {
+            let [first, .., last] = near else { continue };
+            let (start, end) = (keys::inode(*first), keys::after(&keys::inode(*last)));
+            for (key, value) in self.view.scan(&start, &end, usize::MAX)? {
+                let number = KeyReader::new(&key)
+                    .inode()
+                    .ok_or_else(|| corrupt(&key, "malformed key"))?;
+                if near.binary_search(&number).is_ok() {
+                    let row = Some(decode(&key, &value)?);
+                    self.inodes.insert(number, CachedInode { row, changed: false });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An inode that a client names by its number: `ESTALE` if it is gone, so that the kernel looks its name up again.

@@ -36,6 +36,31 @@ impl Disk {
         file.write_all_at(bytes, offset)
     }
 
+    /// Writes whole blocks to a file that is open for direct, synchronous writes: what is written is durable. What lies before `begun` of
+    /// them stands there already.
+    pub(super) fn write_blocks(
+        &self,
+        file: &File,
+        blocks: &mut [u8],
+        begun: usize,
+        offset: u64,
+    ) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some((stored, error)) = self.faults.lock().map_or(None, |mut faults| faults.write.take()) {
+            let torn = begun.saturating_add(stored).min(blocks.len());
+            blocks[torn..].fill(0);
+            file.write_all_at(blocks, offset)?;
+            return Err(error.into());
+        }
+        debug_assert!(begun <= blocks.len());
+        file.write_all_at(blocks, offset)?;
+        #[cfg(test)]
+        if let Some(error) = self.faults.lock().map_or(None, |mut faults| faults.sync.take()) {
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
     /// Makes written bytes durable, and as much of the file's attributes as is needed to read them.
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         #[cfg(test)]

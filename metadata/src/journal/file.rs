@@ -2,7 +2,7 @@
 //!
 //! # How it works
 //!
-//! * An append is one write and one fdatasync into the last segment; it is acknowledged, and visible to readers, after that.
+//! * An append is one durable write into the last segment ([`super::appending`]); it is acknowledged, and visible to readers, after that.
 //! * The epoch is a file, replaced atomically by [`Journal::acquire`].
 //! * The directory is locked as long as the journal is open: a second one is refused with [`JournalError::InUse`].
 //!
@@ -29,6 +29,7 @@ use std::sync::{Arc, RwLock};
 use bytes::Bytes;
 use twinshore_protocol::{Epoch, Position, VolumeId};
 
+use super::appending::{AppendFailure, Appending};
 use super::disk::{Disk, failed, is_full, sync_directory};
 use super::frame::frame_bytes;
 use super::record::{RECORD_MAX_BYTES, RecordHeader};
@@ -87,12 +88,10 @@ pub struct FileJournal {
     shared: Arc<RwLock<Shared>>,
     /// A copy of the shared tail.
     tail: Tail,
-    /// The segment that is appended to, and where.
-    active: Arc<Segment>,
-    offset: u64,
+    /// The segment that is appended to.
+    end: Appending,
     spares: Spares,
     disk: Disk,
-    buffer: Vec<u8>,
     /// What failed, after which nothing is done any more.
     broken: Option<String>,
     /// Locked as long as the journal is open.
@@ -203,11 +202,9 @@ impl FileJournal {
             options,
             shared: Arc::new(RwLock::new(Shared { segments, tail })),
             tail,
-            active,
-            offset,
+            end: Appending::at(active, offset).map_err(cannot)?,
             spares,
             disk,
-            buffer: Vec::new(),
             broken: None,
             _lock: lock,
         })
@@ -306,8 +303,8 @@ impl FileJournal {
         if let Ok(mut shared) = self.shared.write() {
             shared.segments.insert(header.first, Arc::clone(&started));
         }
-        self.active = started;
-        self.offset = SEGMENT_HEADER_BYTES as u64;
+        self.end = Appending::at(started, SEGMENT_HEADER_BYTES as u64)
+            .map_err(|error| self.broke("beginning a segment", error))?;
         // The next one is made while this one fills; if that fails, the next rotation tells.
         self.spares
             .prepare()
@@ -353,25 +350,19 @@ impl Journal for FileJournal {
             return Err(JournalError::Fenced { found: self.tail });
         }
         self.check_record(tail, &bytes)?;
-        if !self.active.has_room(self.offset, bytes.len()) {
+        if !self.end.has_room(bytes.len()) {
             self.rotate()?;
         }
         let position = tail.position.next();
-        if let Err(error) = self
-            .active
-            .write(&self.disk, self.offset, position, &bytes, &mut self.buffer)
-        {
+        match self.end.append(&self.disk, position, &bytes) {
+            Ok(()) => {}
             // Space was allocated, but a file system that copies on write may still run out.
-            if is_full(&error) && self.active.erase(&self.disk, self.offset).is_ok() {
+            Err(AppendFailure::Write(error)) if is_full(&error) && self.end.erase(&self.disk).is_ok() => {
                 return Err(JournalError::Full(self.directory.display().to_string()));
             }
-            return Err(self.broke("writing a record", error));
+            Err(AppendFailure::Write(error)) => return Err(self.broke("writing a record", error)),
+            Err(AppendFailure::Sync(error)) => return Err(self.broke("syncing a record", error)),
         }
-        if let Err(error) = self.active.sync(&self.disk) {
-            return Err(self.broke("syncing a record", error));
-        }
-        self.active.remember(position.0, self.offset);
-        self.offset += frame_bytes(bytes.len()) as u64;
         self.tail = Tail {
             epoch: tail.epoch,
             position,
@@ -380,8 +371,6 @@ impl Journal for FileJournal {
         if let Ok(mut shared) = self.shared.write() {
             shared.tail = self.tail;
         }
-        // One large batch must not hold its memory for ever.
-        self.buffer.shrink_to(1 << 20);
         Ok(self.tail)
     }
 

@@ -18,6 +18,7 @@ pub mod file;
 pub mod memory;
 pub mod record;
 
+mod appending;
 mod disk;
 mod epoch;
 mod frame;

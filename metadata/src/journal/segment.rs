@@ -246,24 +246,14 @@ impl Segment {
         Ok(end)
     }
 
-    /// Writes one record's frame. `buffer` is scratch space.
-    pub(super) fn write(
-        &self,
-        disk: &Disk,
-        offset: u64,
-        position: Position,
-        record: &[u8],
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let header = FrameHeader {
-            record_bytes: record.len(),
-            position: position.0,
-        };
-        buffer.clear();
-        buffer.extend_from_slice(&header.encode(self.salt));
-        buffer.extend_from_slice(record);
-        buffer.resize(header.frame_bytes(), 0);
-        disk.write(&self.file, buffer, offset)
+    /// For the appender alone.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What distinguishes this use of the file.
+    pub(super) fn salt(&self) -> Salt {
+        self.salt
     }
 
     /// Makes sure that no header stands at an offset, after a write that failed without any doubt.

@@ -90,6 +90,43 @@ async fn a_rename_moves_what_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_directory_is_listed_completely_from_pages_ahead() {
+    const FILES: usize = 9000;
+    let world = World::new();
+    let (one, two) = (world.mount(Side::Primary).await, world.mount(Side::Target).await);
+    for number in 0..FILES {
+        one.create(&format!("f{number:04}")).await;
+    }
+    let handle = two.vfs.open_directory(ROOT);
+    let list = async |after| {
+        let listed = two.vfs.list(Caller::ROOT, ROOT, handle, after, 100, false).await;
+        listed.unwrap()
+    };
+    // The kernel may go back, and on from anywhere.
+    let first = list(0).await;
+    let apart = first.entries[1].cookie - first.entries[0].cookie;
+    let jumped = list(first.entries[50].cookie + 4000 * apart).await;
+    assert_eq!(jumped.entries[0].name.to_string(), "f4051");
+    let (mut after, mut listed) = (0, 0);
+    loop {
+        let page = list(after).await;
+        for entry in &page.entries {
+            assert_eq!(entry.name.to_string(), format!("f{listed:04}"));
+            listed += 1;
+            after = entry.cookie;
+        }
+        if page.complete {
+            break;
+        }
+    }
+    assert_eq!(listed, FILES);
+    assert!(matches!(
+        two.vfs.cached_lookup(ROOT, &name("nothing")),
+        Some(Found::Absent(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listed_directory_answers_names_and_absence() {
     let world = World::new();
     let (one, two) = (world.mount(Side::Primary).await, world.mount(Side::Target).await);

@@ -518,13 +518,16 @@ impl State {
                 after,
                 limit,
                 with_attributes,
+                until,
             } => {
                 let names: Vec<_> = self.node(*directory)?.names.clone().into_iter().collect();
-                // The place in the order of names is a cookie for as long as a test changes nothing before it.
+                // The place in the order of names, spread over all cookies, is one for as long as a test changes nothing.
+                let apart = ((1 << 63) - 1) / (names.len() as u64 + 1);
                 let mut entries = Vec::new();
                 for (index, (name, inode)) in names.iter().enumerate() {
-                    let cookie = index as u64 + 10;
-                    if cookie > *after && entries.len() < *limit as usize {
+                    let cookie = (index as u64 + 1) * apart;
+                    let is_asked_for = cookie > *after && until.is_none_or(|until| cookie <= until);
+                    if is_asked_for && entries.len() < *limit as usize {
                         let attributes = self.node(*inode)?.attributes;
                         entries.push(DirectoryEntry {
                             name: name.clone(),
@@ -535,9 +538,8 @@ impl State {
                         });
                     }
                 }
-                let complete = entries
-                    .last()
-                    .is_none_or(|last| last.cookie == names.len() as u64 + 9);
+                let next = entries.last().map_or(u64::MAX, |entry| entry.cookie + apart);
+                let complete = next > until.unwrap_or(u64::MAX).min(names.len() as u64 * apart);
                 let parent = self
                     .nodes
                     .iter()

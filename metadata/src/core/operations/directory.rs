@@ -14,6 +14,7 @@ pub fn read(
     t: &mut Transaction<'_>,
     directory: InodeNumber,
     after: u64,
+    until: Option<u64>,
     limit: u32,
     with_attributes: bool,
 ) -> Attempt<Reply> {
@@ -23,7 +24,10 @@ pub fn read(
         return Err(twinshore_protocol::Errno::NotDirectory.into());
     }
     let limit = usize::try_from(limit).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let end = keys::after_prefix(&keys::of(keys::ENTRY, directory.0));
+    let end = match until.and_then(|until| until.checked_add(1)) {
+        Some(beyond) => keys::entries_from(directory, beyond),
+        None => keys::after_prefix(&keys::of(keys::ENTRY, directory.0)),
+    };
     let mut rows = t.scan(
         &keys::entries_from(directory, after.saturating_add(1)),
         &end,
@@ -46,18 +50,19 @@ pub fn read(
             return Err(corrupt(&key, "malformed key").into());
         };
         let EntryRow { inode, kind } = decode(&key, &value)?;
-        let attributes = if with_attributes {
-            Some(t.named_inode(inode)?.attributes)
-        } else {
-            None
-        };
         entries.push(DirectoryEntry {
             name,
             inode,
             kind,
             cookie,
-            attributes,
+            attributes: None,
         });
+    }
+    if with_attributes {
+        t.read_inodes(entries.iter().map(|entry| entry.inode))?;
+        for entry in &mut entries {
+            entry.attributes = Some(t.named_inode(entry.inode)?.attributes);
+        }
     }
     let parent = match row.place {
         Place::Named { parent } => parent,

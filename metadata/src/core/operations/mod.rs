@@ -30,7 +30,8 @@ pub(super) fn execute(t: &mut Transaction<'_>, operation: &Operation) -> Attempt
             after,
             limit,
             with_attributes,
-        } => directory::read(t, *directory, *after, *limit, *with_attributes),
+            until,
+        } => directory::read(t, *directory, *after, *until, *limit, *with_attributes),
         Operation::SetAttributes { inode, changes } => attributes::set(t, *inode, changes),
         Operation::Open { inode, truncate } => attributes::open(t, *inode, *truncate),
         Operation::MakeNode {

@@ -505,6 +505,7 @@ impl World {
                 after,
                 limit,
                 with_attributes: true,
+                until: None,
             };
             let Reply::Directory {
                 entries, complete, ..

@@ -251,6 +251,7 @@ fn a_listing_goes_on_while_the_directory_changes() {
             after,
             limit: 7,
             with_attributes: false,
+            until: None,
         };
         let Reply::Directory {
             entries, complete, ..
@@ -279,6 +280,41 @@ fn a_listing_goes_on_while_the_directory_changes() {
             1
         );
     }
+}
+
+#[test]
+fn the_parts_of_a_directory_together_are_the_whole() {
+    let mut world = World::new();
+    let mut made: Vec<String> = (0..100).map(|number| format!("file{number}")).collect();
+    for text in &made {
+        world.create(ROOT, text);
+    }
+    let part = (1 << 63) / 7;
+    let mut seen = Vec::new();
+    for number in 0..8 {
+        let asked = Operation::ReadDirectory {
+            directory: ROOT,
+            after: number * part,
+            limit: 1000,
+            with_attributes: true,
+            until: Some((number + 1) * part),
+        };
+        let Reply::Directory {
+            entries, complete, ..
+        } = world.run(&asked).unwrap()
+        else {
+            panic!()
+        };
+        assert!(complete);
+        for entry in entries {
+            assert!((number * part + 1..=(number + 1) * part).contains(&entry.cookie));
+            assert_eq!(entry.attributes.unwrap().inode, entry.inode);
+            seen.push(entry.name.to_string());
+        }
+    }
+    seen.sort();
+    made.sort();
+    assert_eq!(seen, made);
 }
 
 #[test]

@@ -31,9 +31,9 @@ fn copy(from: &Path, to: &Path) {
 fn filled(directory: &Path, count: u64, size_bytes: usize) -> (Tail, Tail, std::ops::Range<u64>) {
     let (mut journal, mut tail) = create(directory);
     fill(&mut journal, &mut tail, count - 1, size_bytes);
-    let (before, start) = (tail, journal.offset);
+    let (before, start) = (tail, journal.end.offset());
     fill(&mut journal, &mut tail, 1, size_bytes);
-    (before, tail, start..journal.offset)
+    (before, tail, start..journal.end.offset())
 }
 
 #[test]
@@ -231,10 +231,16 @@ fn a_full_disk_appends_nothing_and_can_be_tried_again() {
 
 #[test]
 fn running_out_of_space_in_a_write_leaves_no_trace() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut journal, mut tail) = create(directory.path());
-    fill(&mut journal, &mut tail, 2, 100);
-    for stored in [0, 10, 40, usize::MAX] {
+    for (direct, stored) in [false, true]
+        .into_iter()
+        .flat_map(|direct| [0, 10, 40, usize::MAX].map(|stored| (direct, stored)))
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, mut tail) = create(directory.path());
+        if !direct {
+            journal.end.refuse_direct_writes();
+        }
+        fill(&mut journal, &mut tail, 2, 100);
         journal.disk.faults.lock().unwrap().write = Some((stored, Errno::NOSPC));
         let (bytes, digest) = record_after(&tail, 100);
         assert!(matches!(
@@ -242,12 +248,38 @@ fn running_out_of_space_in_a_write_leaves_no_trace() {
             Err(JournalError::Full(_))
         ));
         assert_eq!(journal.tail().unwrap(), tail);
+        drop(journal);
+        let mut journal = FileJournal::open(directory.path(), OPTIONS).unwrap();
+        assert_eq!(journal.tail().unwrap(), tail);
+        tail = journal.acquire().unwrap();
+        fill(&mut journal, &mut tail, 1, 100);
     }
-    drop(journal);
-    let mut journal = FileJournal::open(directory.path(), OPTIONS).unwrap();
-    assert_eq!(journal.tail().unwrap(), tail);
-    tail = journal.acquire().unwrap();
-    fill(&mut journal, &mut tail, 1, 100);
+}
+
+#[test]
+fn what_is_written_past_the_page_cache_is_what_is_written_through_it() {
+    let contents = [false, true].map(|direct| {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, mut tail) = create(directory.path());
+        if !direct {
+            journal.end.refuse_direct_writes();
+        }
+        // Frames that end within a block, at its end, and that span several; read in between, so that pages are cached.
+        for size_bytes in [100, 1500, 2300, 1, 5000, 60] {
+            fill(&mut journal, &mut tail, 1, size_bytes);
+            assert_eq!(
+                read_all(&mut journal, Position(1), 1 << 20).len() as u64,
+                tail.position.0
+            );
+        }
+        let reopened = {
+            drop(journal);
+            FileJournal::open(directory.path(), OPTIONS).unwrap().tail().unwrap()
+        };
+        assert_eq!(reopened, tail);
+        std::fs::read(directory.path().join(segment_name(Position(1)))).unwrap()
+    });
+    assert!(contents[0] == contents[1]);
 }
 
 #[test]
@@ -345,10 +377,10 @@ proptest! {
         let (mut journal, mut tail) = create(directory.path());
         let (mut before, mut start) = (tail, 0);
         for size in &sizes {
-            (before, start) = (tail, journal.offset);
+            (before, start) = (tail, journal.end.offset());
             fill(&mut journal, &mut tail, 1, *size);
         }
-        let length = usize::try_from(journal.offset - start).unwrap();
+        let length = usize::try_from(journal.end.offset() - start).unwrap();
         drop(journal);
         let path = directory.path().join(segment_name(Position(1)));
         let original = std::fs::read(&path).unwrap();
