@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use twinshore_protocol::tls::TlsFiles;
 
 use crate::units::{size, size_in_mebibytes};
 
@@ -141,6 +142,34 @@ pub struct ServiceArguments {
     /// The metadata service, such as http://127.0.0.1:7700
     #[arg(long = "metadata", env = "TWINSHORE_METADATA", value_name = "URL")]
     pub address: String,
+    /// The certificate to show, for a service at https://.
+    #[command(flatten)]
+    pub tls: TlsArguments,
+}
+
+/// Mutual TLS: all three, or none. The files are read again for each connection, so renewed ones need no restart.
+#[derive(Debug, Args, Clone)]
+pub struct TlsArguments {
+    /// The certificate of this part and the intermediates above it, PEM.
+    #[arg(long, env = "TWINSHORE_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, env = "TWINSHORE_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "tls_ca"])]
+    pub tls_key: Option<PathBuf>,
+    /// The certificate of the volume's authority, which the other end's certificate must come from, PEM.
+    #[arg(long, env = "TWINSHORE_TLS_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
+    pub tls_ca: Option<PathBuf>,
+}
+
+impl TlsArguments {
+    /// The files, if TLS is asked for.
+    pub fn files(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+            authority: self.tls_ca.clone()?,
+        })
+    }
 }
 
 /// How long to wait for a metadata service that is not up yet.
@@ -311,6 +340,9 @@ pub struct MetadataArguments {
     /// Where clients and workers connect.
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDRESS")]
     pub listen: SocketAddr,
+    /// With it, clients and workers need certificates of the same authority; without it, anybody may connect.
+    #[command(flatten)]
+    pub tls: TlsArguments,
     /// Where /metrics and /healthz are served.
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<SocketAddr>,

@@ -22,6 +22,7 @@ pub mod reply;
 pub mod session;
 pub mod status;
 pub mod time;
+pub mod tls;
 pub mod wire;
 
 pub use attributes::{Attributes, FileType};

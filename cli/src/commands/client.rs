@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Invalidation, Reclaim, Refusal, Role, SessionDescription};
 use twinshore_protocol::session::{
-    Backoff, ConnectError, Session, SessionHandler, SessionOptions, TransportError, WithoutCaches,
+    Backoff, ConnectError, Session, SessionHandler, SessionOptions, Transport, TransportError, WithoutCaches,
 };
 use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Operation, Reply, Side};
 
@@ -35,7 +35,8 @@ pub struct Client {
 impl Client {
     /// Opens a session.
     pub async fn connect(service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
-        Self::connect_with(service, purpose, Arc::new(WithoutCaches)).await
+        let transport = super::transport(service)?;
+        Self::connect_with(transport, &service.address, purpose, Arc::new(WithoutCaches)).await
     }
 
     /// Opens a session with a service that may not be up yet: tries again until the patience has ended, and says so. What
@@ -70,15 +71,15 @@ impl Client {
         }
     }
 
-    /// Opens a session that also tells of changed settings.
+    /// Opens a session, over a transport to the service of this process, that also tells of changed settings.
     pub async fn connect_following(
-        service: &ServiceArguments,
+        transport: Arc<dyn Transport>,
         purpose: &str,
     ) -> Result<(Self, watch::Receiver<VolumeFormat>), CommandError> {
         let (changes, _) = watch::channel(None);
         let handler = Arc::new(Following { changes });
-        let client =
-            Self::connect_with(service, purpose, Arc::clone(&handler) as Arc<dyn SessionHandler>).await?;
+        let handled = Arc::clone(&handler) as Arc<dyn SessionHandler>;
+        let client = Self::connect_with(transport, "this process", purpose, handled).await?;
         let (formats, following) = watch::channel(VolumeFormat::clone(&client.session.format()));
         let mut changes = handler.changes.subscribe();
         tokio::spawn(async move {
@@ -92,7 +93,8 @@ impl Client {
     }
 
     async fn connect_with(
-        service: &ServiceArguments,
+        transport: Arc<dyn Transport>,
+        address: &str,
         purpose: &str,
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, CommandError> {
@@ -104,11 +106,10 @@ impl Client {
             description: description(purpose),
             request_deadline: REQUEST_DEADLINE,
         };
-        let transport = super::transport(&service.address)?;
         let session = Session::connect(transport, options, handler)
             .await
             .map_err(|source| CommandError::Connect {
-                address: service.address.clone(),
+                address: address.to_owned(),
                 source,
             })?;
         Ok(Self { session })

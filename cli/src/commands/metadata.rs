@@ -1,6 +1,5 @@
 //! `twinshore metadata`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use twinshore_metadata::archive::marker::verify_bucket;
 use twinshore_metadata::archive::{ArchiveHandle, MarkerError};
 use twinshore_metadata::journal::directory::read_volume;
 use twinshore_metadata::service::shell::{Ready, ServeOptions, serve};
+use twinshore_protocol::session::Transport;
 use twinshore_protocol::{Side, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
 use super::client::Client;
-use crate::arguments::{BucketArguments, MetadataArguments, ServiceArguments};
+use crate::arguments::{BucketArguments, MetadataArguments};
 use crate::buckets;
 use crate::error::CommandError;
 
@@ -26,9 +26,12 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
     let MetadataArguments {
         dir,
         listen,
+        tls,
         http,
         buckets,
     } = arguments;
+    let tls = tls.files();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let what = format!("serve the volume in {}", dir.display());
     let format = read_volume(&dir).map_err(CommandError::failed(what.clone()))?.ok_or_else(|| {
         CommandError::Usage(format!(
@@ -41,6 +44,7 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
     let (ready, is_ready) = oneshot::channel();
     let options = ServeOptions {
         volume: Some(format.volume),
+        tls,
         http,
         buckets: opened,
         ready: Some(ready),
@@ -50,14 +54,15 @@ pub async fn run(arguments: MetadataArguments) -> Result<(), CommandError> {
         if let Ok(Ready {
             listen,
             http,
+            local,
             archive,
         }) = is_ready.await
         {
-            println!("metadata: serving volume {} at http://{listen}", format.name);
+            println!("metadata: serving volume {} at {scheme}://{listen}", format.name);
             if let Some(http) = http {
                 println!("metadata: http://{http}/metrics and http://{http}/healthz");
             }
-            if let Err(error) = follow_buckets(listen, archive, &buckets).await {
+            if let Err(error) = follow_buckets(local, archive, &buckets).await {
                 tracing::error!(
                     error = crate::error::with_causes(&error),
                     "changed buckets need a restart to be used"
@@ -110,14 +115,11 @@ async fn refuse_foreign_buckets(
 /// Gives the archive other buckets when the volume's settings or the credentials change. The service tells this process of
 /// its settings as it tells every client: through a session.
 async fn follow_buckets(
-    listen: SocketAddr,
+    local: Arc<dyn Transport>,
     archive: ArchiveHandle,
     arguments: &BucketArguments,
 ) -> Result<(), CommandError> {
-    let service = ServiceArguments {
-        address: format!("http://{listen}"),
-    };
-    let (client, formats) = Client::connect_following(&service, "archive").await?;
+    let (client, formats) = Client::connect_following(local, "archive").await?;
     let mut changes = buckets::Changes::new(formats, arguments.clone());
     while let Some(opened) = changes.next().await {
         for (side, bucket) in Side::BOTH.into_iter().zip(opened) {

@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use clap::CommandFactory as _;
 use twinshore_protocol::session::{GrpcTransport, Transport};
+use twinshore_protocol::tls::TlsSource;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, ServiceArguments};
 use crate::error::CommandError;
 
 /// Runs a command to its end.
@@ -67,9 +68,16 @@ fn block_on(task: impl Future<Output = Result<(), CommandError>>) -> Result<(), 
 }
 
 /// The line to a metadata service.
-fn transport(address: &str) -> Result<Arc<dyn Transport>, CommandError> {
-    let transport =
-        GrpcTransport::new(address).map_err(CommandError::failed(format!("use --metadata {address}")))?;
+fn transport(service: &ServiceArguments) -> Result<Arc<dyn Transport>, CommandError> {
+    let ServiceArguments { address, tls } = service;
+    let transport = GrpcTransport::new(address, tls.files().map(TlsSource::Files)).map_err(|error| {
+        let hint = if address.starts_with("https://") {
+            " with --tls-cert, --tls-key and --tls-ca"
+        } else {
+            ""
+        };
+        CommandError::failed(format!("use --metadata {address}{hint}"))(error)
+    })?;
     Ok(Arc::new(transport))
 }
 

@@ -270,7 +270,7 @@ async fn connect(
         readahead_total_bytes: arguments.buffer_size / 3,
         ..VfsOptions::new(Arc::new(wall_clock))
     };
-    let transport = super::transport(&arguments.service.address)?;
+    let transport = super::transport(&arguments.service)?;
     let vfs = Vfs::connect(transport, session, surroundings, options)
         .await
         .map_err(CommandError::failed("open the volume"))?;

@@ -43,7 +43,7 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
         synchroniser: SynchroniserOptions::new(Arc::new(wall_clock_seconds)),
         housekeeping: true,
     };
-    let transport = super::transport(&service.address)?;
+    let transport = super::transport(&service)?;
     let worker = Worker::start(transport, pair.clone(), options)
         .await
         .map_err(|source| CommandError::Connect {

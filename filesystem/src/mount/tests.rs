@@ -132,7 +132,7 @@ impl World {
             tasks: Arc::new(NoTasks),
         };
         let clock = || Timestamp::since_epoch(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap());
-        let transport = Arc::new(GrpcTransport::new(&format!("http://{}", self.address)).unwrap());
+        let transport = Arc::new(GrpcTransport::new(&format!("http://{}", self.address), None).unwrap());
         let options = VfsOptions::new(Arc::new(clock));
         let vfs = self
             .runtime

@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::message::{ClientMessage, ServerMessage};
 use crate::session::transport::{Stream, Transport, TransportError};
+use crate::tls::TlsSource;
 use crate::wire::grpc::metadata_client::MetadataClient;
 use crate::wire::grpc::{ClientFrame, ServerFrame};
 use crate::wire::{self, FRAME_MAX_BYTES, FRAME_TARGET_BYTES, WireError};
@@ -38,23 +39,30 @@ const STREAM_WINDOW_BYTES: u32 = 12 << 20;
 pub struct GrpcTransport {
     address: String,
     endpoint: Endpoint,
+    tls: Option<TlsSource>,
 }
 
 impl GrpcTransport {
-    /// To `http://host:port`. Nothing is connected yet.
-    pub fn new(address: &str) -> Result<Self, TransportError> {
+    /// To `http://host:port` without TLS, to `https://host:port` with it. Nothing is connected yet.
+    pub fn new(address: &str, tls: Option<TlsSource>) -> Result<Self, TransportError> {
         let wrong = |reason: String| TransportError::Address {
             address: address.to_owned(),
             reason,
         };
-        if !address.starts_with("http://") {
-            return Err(wrong("it must begin with http://".to_owned()));
+        match (address.split_once("://"), &tls) {
+            (Some(("http", _)), None) | (Some(("https", _)), Some(_)) => {}
+            (Some(("https", _)), None) => {
+                return Err(wrong("for https:// a certificate is needed".to_owned()));
+            }
+            (Some(("http", _)), Some(_)) => {
+                return Err(wrong("with a certificate it must begin with https://".to_owned()));
+            }
+            _ => return Err(wrong("it must begin with http:// or https://".to_owned())),
         }
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| wrong(causes(&error)))?;
         if endpoint.uri().port_u16().is_none() {
             return Err(wrong("the port is missing".to_owned()));
         }
-        // TLS goes here: `endpoint.tls_config(..)`, with `https://`; nothing else in this file knows of it.
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -66,7 +74,30 @@ impl GrpcTransport {
         Ok(Self {
             address: address.to_owned(),
             endpoint,
+            tls,
         })
+    }
+
+    fn unreachable(&self, error: &dyn Error) -> TransportError {
+        TransportError::Unreachable {
+            address: self.address.clone(),
+            reason: causes(error),
+        }
+    }
+
+    /// The endpoint with the certificate that there is now.
+    fn endpoint(&self) -> Result<Endpoint, TransportError> {
+        let Some(tls) = &self.tls else {
+            return Ok(self.endpoint.clone());
+        };
+        let material = tls.read().map_err(|error| self.unreachable(&error))?;
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(material.authority))
+            .identity(Identity::from_pem(material.certificate, material.key));
+        self.endpoint
+            .clone()
+            .tls_config(config)
+            .map_err(|error| self.unreachable(&error))
     }
 }
 
@@ -74,13 +105,10 @@ impl GrpcTransport {
 impl Transport for GrpcTransport {
     async fn open(&self) -> Result<Stream, TransportError> {
         let channel = self
-            .endpoint
+            .endpoint()?
             .connect()
             .await
-            .map_err(|error| TransportError::Unreachable {
-                address: self.address.clone(),
-                reason: causes(&error),
-            })?;
+            .map_err(|error| self.unreachable(&error))?;
         let (sender, outgoing) = mpsc::channel(QUEUED_BATCHES);
         let (incoming, receiver) = mpsc::channel(QUEUED_BATCHES);
         tokio::spawn(carry(channel, outgoing, incoming, self.address.clone()));

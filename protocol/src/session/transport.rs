@@ -18,7 +18,9 @@ pub struct Stream {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
     /// The address is not one.
-    #[error("{address} is not the address of a metadata service: expected http://host:port ({reason})")]
+    #[error(
+        "{address} is not the address of a metadata service: expected http://host:port or https://host:port ({reason})"
+    )]
     Address {
         /// What was given.
         address: String,

@@ -26,7 +26,7 @@ pub async fn connect(address: &str) -> Result<Session, Failure> {
         },
         request_deadline: REQUEST_DEADLINE,
     };
-    let transport = GrpcTransport::new(address).map_err(|error| Failure::Wrong(error.to_string()))?;
+    let transport = GrpcTransport::new(address, None).map_err(|error| Failure::Wrong(error.to_string()))?;
     Session::connect(Arc::new(transport), options, Arc::new(WithoutCaches))
         .await
         .map_err(|error| Failure::Wrong(error.to_string()))

@@ -274,7 +274,10 @@ fn what_is_written_past_the_page_cache_is_what_is_written_through_it() {
         }
         let reopened = {
             drop(journal);
-            FileJournal::open(directory.path(), OPTIONS).unwrap().tail().unwrap()
+            FileJournal::open(directory.path(), OPTIONS)
+                .unwrap()
+                .tail()
+                .unwrap()
         };
         assert_eq!(reopened, tail);
         std::fs::read(directory.path().join(segment_name(Position(1)))).unwrap()

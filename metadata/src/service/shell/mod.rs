@@ -27,6 +27,8 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::session::Transport;
+use twinshore_protocol::tls::TlsFiles;
 use twinshore_protocol::{Timestamp, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
@@ -42,14 +44,19 @@ mod disk_space;
 mod ending;
 mod engine;
 mod http;
+mod local;
 mod metrics;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use disk_space::DiskSpace;
 use ending::Running;
 use engine::Engine;
+use local::LocalTransport;
+use streams::Connections;
+pub use tls::TlsError;
 
 /// What [`serve`] needs.
 pub struct ServeOptions {
@@ -59,6 +66,8 @@ pub struct ServeOptions {
     pub volume: Option<VolumeId>,
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// The service's certificate. With it, whoever connects has to show one of the same authority; without it, nobody has to.
+    pub tls: Option<TlsFiles>,
     /// Where `/healthz` and `/metrics` are, if anywhere.
     pub http: Option<SocketAddr>,
     /// The buckets to archive to, by side.
@@ -78,6 +87,7 @@ impl ServeOptions {
             data_dir,
             volume: None,
             listen,
+            tls: None,
             http: None,
             buckets: [None, None],
             directory: DirectoryOptions::default(),
@@ -93,6 +103,8 @@ pub struct Ready {
     pub listen: SocketAddr,
     /// Where people and probes look.
     pub http: Option<SocketAddr>,
+    /// To this service, from within the process.
+    pub local: Arc<dyn Transport>,
     /// The archive in the buckets, for changes of buckets and for what a person asks for.
     pub archive: ArchiveHandle,
 }
@@ -124,6 +136,9 @@ pub enum ServeError {
     /// The gRPC server.
     #[error("the server for clients failed")]
     Server(#[source] tonic::transport::Error),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// It had to stop.
     #[error("the metadata service stopped: {0}")]
     Stopped(String),
@@ -148,12 +163,17 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         data_dir,
         volume,
         listen,
+        tls,
         http,
         buckets,
         directory,
         service: service_options,
         ready,
     } = options;
+    if let Some(files) = &tls {
+        // What is wrong from the start is told at the start.
+        tls::configuration(files)?;
+    }
     // First, so that clients that come during the replay wait instead of being refused.
     let listener = bind(listen).await?;
     let http_listener = match http {
@@ -213,12 +233,24 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         engine: Arc::clone(&engine),
         ending: end_of_archive,
     });
-    let server = tokio::spawn(streams::serve(listener, Arc::clone(&engine), stopped));
+    let connections = Arc::new(Connections::default());
+    let server = tokio::spawn(streams::serve(streams::Server {
+        listener,
+        tls,
+        volume: format.volume,
+        engine: Arc::clone(&engine),
+        connections: Arc::clone(&connections),
+        stopped,
+    }));
     if let Some(ready) = ready {
         // Whoever asked may have lost interest.
         let _ = ready.send(Ready {
             listen,
             http,
+            local: Arc::new(LocalTransport {
+                engine: Arc::clone(&engine),
+                connections,
+            }),
             archive,
         });
     }

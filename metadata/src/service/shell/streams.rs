@@ -11,13 +11,17 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
-use twinshore_protocol::message::{ClientMessage, SESSION_SECONDS, ServerMessage};
+use twinshore_protocol::VolumeId;
+use twinshore_protocol::message::{ClientMessage, Role, SESSION_SECONDS, ServerMessage};
+use twinshore_protocol::tls::TlsFiles;
 use twinshore_protocol::wire::grpc::metadata_server::{Metadata, MetadataServer};
 use twinshore_protocol::wire::grpc::{ClientFrame, ServerFrame};
 use twinshore_protocol::wire::{self, FRAME_MAX_BYTES, FRAME_TARGET_BYTES, WireError};
 
 use super::engine::{Egress, Engine};
+use super::tls;
 use crate::service::state::ConnectionId;
 
 /// Bytes of frames that are being decoded and executed, of all streams. At least [`FRAME_MAX_BYTES`].
@@ -35,28 +39,70 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(SESSION_SECONDS);
 /// TCP and HTTP/2 find out about a peer that vanished without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Numbers connections.
+#[derive(Debug, Default)]
+pub(super) struct Connections(AtomicU64);
+
+impl Connections {
+    /// A number that no other connection has.
+    pub fn next(&self) -> ConnectionId {
+        ConnectionId(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 struct Streams {
     engine: Arc<Engine>,
-    next_connection: AtomicU64,
+    connections: Arc<Connections>,
+    volume: VolumeId,
     ingress: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
+/// What [`serve`] needs.
+pub(super) struct Server {
+    pub listener: TcpListener,
+    /// With it, everybody has to show a certificate.
+    pub tls: Option<TlsFiles>,
+    pub volume: VolumeId,
+    pub engine: Arc<Engine>,
+    pub connections: Arc<Connections>,
+    pub stopped: watch::Receiver<bool>,
+}
+
 /// Serves clients until `stopped`. The one place where the server is built.
-pub(super) async fn serve(
-    listener: TcpListener,
-    engine: Arc<Engine>,
-    stopped: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
+pub(super) async fn serve(server: Server) -> Result<(), tonic::transport::Error> {
+    let Server {
+        listener,
+        tls,
+        volume,
+        engine,
+        connections,
+        stopped,
+    } = server;
     let streams = Streams {
         engine,
-        next_connection: AtomicU64::new(1),
+        connections,
+        volume,
         ingress: Arc::new(Semaphore::new(INGRESS_BYTES_MAX)),
         stopped: stopped.clone(),
     };
     let service = MetadataServer::new(streams)
         .max_decoding_message_size(FRAME_MAX_BYTES)
         .max_encoding_message_size(FRAME_MAX_BYTES);
+    let router = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(Some(4 << 20))
+        .initial_connection_window_size(Some(8 << 20))
+        .add_service(service);
+    let mut until = stopped.clone();
+    let end = async move {
+        let _ = until.wait_for(|stopped| *stopped).await;
+    };
+    if let Some(files) = tls {
+        let incoming = tls::accept(listener, files, stopped);
+        return router.serve_with_incoming_shutdown(incoming, end).await;
+    }
     let incoming = futures::StreamExt::map(TcpListenerStream::new(listener), |accepted| {
         if let Ok(stream) = &accepted
             && let Err(error) = stream.set_nodelay(true)
@@ -65,17 +111,22 @@ pub(super) async fn serve(
         }
         accepted
     });
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .initial_stream_window_size(Some(4 << 20))
-        .initial_connection_window_size(Some(8 << 20))
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, async move {
-            let mut stopped = stopped;
-            let _ = stopped.wait_for(|stopped| *stopped).await;
+    router.serve_with_incoming_shutdown(incoming, end).await
+}
+
+impl Streams {
+    /// The role of the certificate at the other end; `None` without TLS.
+    fn role(&self, request: &Request<Streaming<ClientFrame>>) -> Result<Option<Role>, Status> {
+        let Some(info) = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>() else {
+            return Ok(None);
+        };
+        let certificates = info.peer_certs();
+        let role = tls::role_of(certificates.as_ref().map(|found| found.as_slice()), self.volume);
+        role.map(Some).map_err(|reason| {
+            tracing::warn!(reason, "a stream was turned away");
+            Status::permission_denied(format!("this is volume {}: {reason}", self.volume))
         })
-        .await
+    }
 }
 
 #[tonic::async_trait]
@@ -86,7 +137,8 @@ impl Metadata for Streams {
         &self,
         request: Request<Streaming<ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        let role = self.role(&request)?;
+        let connection = self.connections.next();
         let (messages, outgoing) = mpsc::unbounded_channel();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (paused, is_paused) = watch::channel(false);
@@ -101,9 +153,11 @@ impl Metadata for Streams {
         }
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let (ended, has_ended) = watch::channel(false);
-        tokio::spawn(write(outgoing, queued_bytes, frames, ended));
+        tokio::spawn(write(outgoing, queued_bytes, frames.clone(), ended));
         let reader = Reader {
             connection,
+            role,
+            refusals: frames,
             frames: request.into_inner(),
             engine: Arc::clone(&self.engine),
             ingress: Arc::clone(&self.ingress),
@@ -118,6 +172,10 @@ impl Metadata for Streams {
 
 struct Reader {
     connection: ConnectionId,
+    /// What the certificate allows the other end to be; anything without TLS.
+    role: Option<Role>,
+    /// Where it is told that it is something else.
+    refusals: mpsc::Sender<Result<ServerFrame, Status>>,
     frames: Streaming<ClientFrame>,
     engine: Arc<Engine>,
     ingress: Arc<Semaphore>,
@@ -174,7 +232,15 @@ impl Reader {
                 .map(|message| wire::decode(message))
                 .collect();
             match messages {
-                Ok(messages) => self.engine.messages(self.connection, messages),
+                Ok(messages) => {
+                    if let Some(reason) = self.refusal(&messages) {
+                        tracing::warn!(connection = self.connection.0, reason, "a stream was turned away");
+                        // It may be gone already.
+                        let _ = self.refusals.send(Err(Status::permission_denied(reason))).await;
+                        return;
+                    }
+                    self.engine.messages(self.connection, messages);
+                }
                 Err(error) => {
                     tracing::warn!(connection = self.connection.0, %error, "a client sent what is no message");
                     return;
@@ -182,6 +248,20 @@ impl Reader {
             }
             drop(permits);
         }
+    }
+}
+
+impl Reader {
+    /// Why the other end must not be what it says it is.
+    fn refusal(&self, messages: &[ClientMessage]) -> Option<String> {
+        let allowed = self.role?;
+        messages.iter().find_map(|message| match message {
+            ClientMessage::Hello(hello) if hello.role != allowed => Some(format!(
+                "the certificate is of role {allowed:?}, which cannot connect as {:?}",
+                hello.role
+            )),
+            _ => None,
+        })
     }
 }
 

@@ -67,7 +67,7 @@ async fn connect(listen: SocketAddr) -> Session {
         description: SessionDescription::default(),
         request_deadline: Duration::from_mins(1),
     };
-    let transport = Arc::new(GrpcTransport::new(&format!("http://{listen}")).unwrap());
+    let transport = Arc::new(GrpcTransport::new(&format!("http://{listen}"), None).unwrap());
     Session::connect(transport, options, Arc::new(WithoutCaches))
         .await
         .unwrap()

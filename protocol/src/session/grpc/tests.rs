@@ -77,7 +77,7 @@ async fn serve() -> (String, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn messages_cross_in_order_and_large_batches_are_cut_into_frames() {
     let (address, frames) = serve().await;
-    let mut stream = GrpcTransport::new(&address).unwrap().open().await.unwrap();
+    let mut stream = GrpcTransport::new(&address, None).unwrap().open().await.unwrap();
     let large = || ClientMessage::Request {
         number: RequestNumber(1),
         caller: Caller::ROOT,
@@ -115,7 +115,7 @@ async fn an_address_that_is_wrong_or_where_nobody_answers_says_so() {
         "http://",
         "http://a b:1",
     ] {
-        let error = GrpcTransport::new(wrong).unwrap_err();
+        let error = GrpcTransport::new(wrong, None).unwrap_err();
         assert!(
             matches!(&error, TransportError::Address { address, .. } if address == wrong),
             "{error}"
@@ -124,6 +124,10 @@ async fn an_address_that_is_wrong_or_where_nobody_answers_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let error = GrpcTransport::new(&address).unwrap().open().await.unwrap_err();
+    let error = GrpcTransport::new(&address, None)
+        .unwrap()
+        .open()
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }
