@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -114,7 +113,7 @@ pub fn start(name: &str, command: &Command, log: &Path, record: &Path) -> Result
         .open(log)
         .map_err(Failure::file("open", log))?;
     let errors = file.try_clone().map_err(Failure::file("open", log))?;
-    // `setsid` replaces itself by the program: the number stays, and no terminal that closes ends it.
+    // `setsid` replaces itself by the program, as it does not lead a group: the number stays, and no terminal that closes ends it.
     let mut detached = Command::new("setsid");
     detached.arg(command.get_program()).args(command.get_args());
     // Nothing of whoever brings the lab up leaks into it.
@@ -128,7 +127,6 @@ pub fn start(name: &str, command: &Command, log: &Path, record: &Path) -> Result
         }
     }
     let child = detached
-        .process_group(0)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(file)
