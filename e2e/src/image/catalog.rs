@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::Run;
 use crate::failure::Failure;
+use crate::image::product::libraries;
 use crate::image::{Image, Tree, write};
 use crate::place::Place;
 
@@ -22,16 +23,16 @@ const SINGLE_PROGRAMS: [(&str, &str); 5] = [
     ("coredns", COREDNS),
     (
         "csi-provisioner",
-        "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0",
+        "registry.k8s.io/sig-storage/csi-provisioner:v5.3.0",
     ),
-    ("csi-resizer", "registry.k8s.io/sig-storage/csi-resizer:v2.3.0"),
+    ("csi-resizer", "registry.k8s.io/sig-storage/csi-resizer:v1.14.0"),
     (
         "csi-snapshotter",
-        "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0",
+        "registry.k8s.io/sig-storage/csi-snapshotter:v8.4.0",
     ),
     (
         "snapshot-controller",
-        "registry.k8s.io/sig-storage/snapshot-controller:v8.7.0",
+        "registry.k8s.io/sig-storage/snapshot-controller:v8.4.0",
     ),
 ];
 
@@ -51,7 +52,7 @@ pub fn ensure(place: &Place) -> Result<Vec<PathBuf>, Failure> {
         archives.push(path);
         Ok::<(), Failure>(())
     };
-    archive("pause", &|| Ok(pause()))?;
+    archive("pause", &pause)?;
     archive("busybox", &busybox)?;
     for (program, name) in SINGLE_PROGRAMS {
         let binary = programs.join(program);
@@ -62,27 +63,31 @@ pub fn ensure(place: &Place) -> Result<Vec<PathBuf>, Failure> {
     Ok(archives)
 }
 
-fn with_busybox() -> Tree {
+fn with_busybox() -> Result<Tree, Failure> {
     let mut tree = Tree::base();
+    // None, if it is the static one.
+    for library in libraries(Path::new(BUSYBOX_PROGRAM))? {
+        tree.file(&library.to_string_lossy(), 0o755, &library);
+    }
     tree.file("bin/busybox", 0o755, Path::new(BUSYBOX_PROGRAM));
-    tree
+    Ok(tree)
 }
 
 /// It only has to be there: containerd ends it with SIGKILL. It reaps nothing, so processes that pods with a shared process namespace
 /// orphan stay as zombies until the pod ends.
-fn pause() -> Image {
+fn pause() -> Result<Image, Failure> {
     let seconds = i32::MAX.to_string();
-    Image {
+    Ok(Image {
         names: vec![PAUSE.to_owned()],
-        tree: with_busybox(),
+        tree: with_busybox()?,
         entrypoint: ["/bin/busybox", "sleep", &seconds].map(str::to_owned).to_vec(),
         command: Vec::new(),
         user: "65535:65535".to_owned(),
-    }
+    })
 }
 
 fn busybox() -> Result<Image, Failure> {
-    let mut tree = with_busybox();
+    let mut tree = with_busybox()?;
     let applets = Run::new(BUSYBOX_PROGRAM, ["--list"]).output()?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         tree.link(&format!("bin/{applet}"), "busybox");

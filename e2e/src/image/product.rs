@@ -49,7 +49,7 @@ pub fn image(directory: &Path) -> Result<Option<Image>, Failure> {
 }
 
 /// What a program is linked with, under the paths where its loader looks.
-fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
+pub(super) fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
     let said = match Run::new("ldd", [program]).output() {
         Ok(said) => said,
         Err(error) if error.said().contains("not a dynamic executable") => return Ok(BTreeSet::new()),
