@@ -46,13 +46,13 @@ pub fn name(node: Node) -> String {
     format!("/{}", node.namespace())
 }
 
-/// Every controller's mount. The unified hierarchy is beside them, without controllers.
-fn controllers() -> Result<Vec<PathBuf>, Failure> {
+/// Every hierarchy: a mount for each controller, and the unified one beside them, in which runc makes groups too.
+fn hierarchies() -> Result<Vec<PathBuf>, Failure> {
     let root = Path::new(ROOT);
     let mut found = Vec::new();
     for entry in fs::read_dir(root).map_err(Failure::file("read", root))? {
         let path = entry.map_err(Failure::file("read", root))?.path();
-        if path.join("tasks").exists() {
+        if path.join("cgroup.procs").exists() {
             found.push(path);
         }
     }
@@ -61,8 +61,8 @@ fn controllers() -> Result<Vec<PathBuf>, Failure> {
 
 /// Makes the groups of a node.
 pub fn ensure(node: Node) -> Result<(), Failure> {
-    for controller in controllers()? {
-        let group = controller.join(node.namespace());
+    for hierarchy in hierarchies()? {
+        let group = hierarchy.join(node.namespace());
         match fs::create_dir(&group) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -70,7 +70,7 @@ pub fn ensure(node: Node) -> Result<(), Failure> {
         }
         // A new group has no processors and no memory until it is told which.
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            let from = controller.join(file);
+            let from = hierarchy.join(file);
             if from.exists() {
                 let value = fs::read(&from).map_err(Failure::file("read", &from))?;
                 let to = group.join(file);
@@ -83,8 +83,8 @@ pub fn ensure(node: Node) -> Result<(), Failure> {
 
 /// Removes the groups of a node and all below.
 pub fn remove(node: Node) -> Result<(), Failure> {
-    for controller in controllers()? {
-        let group = controller.join(node.namespace());
+    for hierarchy in hierarchies()? {
+        let group = hierarchy.join(node.namespace());
         wait_for(
             &format!("the control group {} to be empty", group.display()),
             PATIENCE,

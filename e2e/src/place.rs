@@ -3,11 +3,13 @@
 //! There is one lab on a machine: names of network namespaces and addresses are the machine's. So its state has one place too.
 //!
 //! ```text
+//! /var/lib/twinshore-lab.lock   held while somebody brings up or takes down
 //! /var/lib/twinshore-lab/
-//!   lock                        held while somebody brings up or takes down
 //!   kubeconfig                  both clusters, contexts `east` and `west`
 //!   programs -> the cache       what the lab was brought up with
 //!   sysctl                      values of this machine that kubelets change, as they were before
+//!   mount-points                directories made for nodes to mount theirs over
+//!   our-image                   what the image of our programs was made of
 //!   wan/{process,log,control}
 //!   east/pki/                   certificates, keys and kubeconfigs of the cluster
 //!   east/s3/{process,log,keys,buckets/,...}
@@ -89,6 +91,11 @@ impl Place {
     /// Values of the machine before the lab.
     pub fn sysctl(&self) -> PathBuf {
         self.state.join("sysctl")
+    }
+
+    /// Directories that were made on this machine for nodes to mount theirs over.
+    pub fn mount_points(&self) -> PathBuf {
+        self.state.join("mount-points")
     }
 
     /// What the line between the regions keeps.

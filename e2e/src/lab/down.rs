@@ -14,7 +14,7 @@ use crate::node::NodeHandle;
 use crate::place::Place;
 use crate::s3::S3Server;
 use crate::wan::Wan;
-use crate::{cgroups, network, sysctl};
+use crate::{cgroups, network, node, sysctl};
 
 /// Takes the lab down.
 pub fn down(place: &Place) -> Result<(), Failure> {
@@ -36,6 +36,7 @@ pub fn down(place: &Place) -> Result<(), Failure> {
         step(cgroups::remove(node));
     }
     step(sysctl::restore(&place.sysctl()));
+    step(node::remove_points(&place.mount_points()));
     match failures.pop() {
         // What is still there may need its records.
         Some(only) if failures.is_empty() => return Err(only),

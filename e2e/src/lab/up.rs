@@ -22,7 +22,7 @@ use crate::patience::{Look, wait_for};
 use crate::place::Place;
 use crate::s3::S3Server;
 use crate::wan::Wan;
-use crate::{cgroups, kubeconfig, network, sysctl, wan};
+use crate::{cgroups, kubeconfig, network, node, sysctl, wan};
 
 /// For the API server: 10 s on a quiet machine.
 const API_PATIENCE: Duration = Duration::from_mins(5);
@@ -59,6 +59,7 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
     progress.say("images");
     let archives = catalog::ensure(place)?;
     sysctl::remember(&place.sysctl())?;
+    node::make_points(&place.mount_points())?;
     progress.say("certificates and networks");
     for region in Region::BOTH {
         Pki::of(place, region).ensure()?;

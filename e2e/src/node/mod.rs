@@ -27,6 +27,7 @@ use crate::place::Place;
 use crate::process::{self, PROGRAM_PATH, Process};
 
 pub use components::names as component_names;
+pub use mounts::{make_points, remove_points};
 
 /// Where containerd listens, in the node.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";

@@ -31,6 +31,43 @@ pub const KEPT: [(&str, &str); 6] = [
 
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
+/// Makes the directories that nodes mount theirs over, where the machine has none, and writes down which.
+pub fn make_points(record: &Path) -> Result<(), Failure> {
+    let mut made = fs::read_to_string(record).unwrap_or_default();
+    for (_, seen) in KEPT {
+        let mut missing: Vec<&Path> = Path::new(seen)
+            .ancestors()
+            .take_while(|path| !path.exists())
+            .collect();
+        while let Some(path) = missing.pop() {
+            // Written down first: what is not there when it is to be removed does no harm.
+            let _ = writeln!(made, "{}", path.display());
+            write_file(record, &made)?;
+            fs::create_dir(path).map_err(Failure::file("make the directory", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes those that were made, unless somebody else has put something there.
+pub fn remove_points(record: &Path) -> Result<(), Failure> {
+    let made = fs::read_to_string(record).unwrap_or_default();
+    for path in made.lines().rev().map(Path::new) {
+        match fs::remove_dir(path) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                return Err(Failure::file("remove", path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Arranges all of it, and names the host.
 pub fn arrange(place: &Place, node: Node) -> Result<(), Failure> {
     rustix::system::sethostname(node.to_string().as_bytes())
@@ -45,7 +82,6 @@ pub fn arrange(place: &Place, node: Node) -> Result<(), Failure> {
         make_directory(Path::new(below))?;
     }
     for (name, seen) in KEPT {
-        make_directory(Path::new(seen))?;
         bind(&directory.join(name), Path::new(seen))?;
     }
     names(&directory, node, &resolver)?;
