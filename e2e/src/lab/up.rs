@@ -96,24 +96,18 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
         progress.say(&format!("{node}: images are there"));
         Ok(())
     })?;
-    let ready = at_once("wait for the clusters", &Region::BOTH, |region| {
-        wait_for_cluster(place, *region, &progress)
-    });
+    let [east, west] = Region::BOTH.map(Waiting::Cluster);
+    let ready = at_once(
+        "wait for the clusters",
+        &[east, west, Waiting::OurImage],
+        |waiting| match waiting {
+            Waiting::Cluster(region) => wait_for_cluster(place, *region, &progress),
+            Waiting::OurImage => import_ours(place, &options.product, &progress),
+        },
+    );
     // Whether or not they came up.
     sysctl::restore(&place.sysctl())?;
     ready?;
-    at_once("wait for DNS", &Region::BOTH, |region| {
-        bring_up_dns(place, *region)?;
-        progress.say(&format!("{region}: DNS answers"));
-        Ok(())
-    })?;
-    match product::load_programs(place, &options.product)? {
-        Some(name) => progress.say(&format!("our image: {name}")),
-        None => progress.say(&format!(
-            "no programs of ours in {}: their image is left out",
-            options.product.display()
-        )),
-    }
     drop(lock);
     progress.say("the lab is up");
     println!(
@@ -121,6 +115,12 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
         place.kubeconfig().display()
     );
     Ok(())
+}
+
+/// What is waited for at once, when all images but ours are there.
+enum Waiting {
+    Cluster(Region),
+    OurImage,
 }
 
 /// Whether this machine can have a lab at all: found out before anything is made.
@@ -228,6 +228,19 @@ fn wait_for_cluster(place: &Place, region: Region, progress: &Progress) -> Resul
         kubectl
             .in_namespace(namespace)
             .wait_until("serviceaccount/default", READY_PATIENCE, |_| Look::Done(()))?;
+    }
+    bring_up_dns(place, region)?;
+    progress.say(&format!("{region}: DNS answers"));
+    Ok(())
+}
+
+fn import_ours(place: &Place, directory: &Path, progress: &Progress) -> Result<(), Failure> {
+    match product::load_programs(place, directory)? {
+        Some(name) => progress.say(&format!("our image: {name}")),
+        None => progress.say(&format!(
+            "no programs of ours in {}: their image is left out",
+            directory.display()
+        )),
     }
     Ok(())
 }
