@@ -28,9 +28,9 @@ struct Options {
 enum Verb {
     /// Bring it up, or what is missing of it.
     Up {
-        /// The round trip between the regions, in milliseconds.
-        #[arg(long, value_name = "MS", default_value_t = 30)]
-        rtt: u64,
+        /// The round trip between the regions, in milliseconds; 30 for a new line.
+        #[arg(long, value_name = "MS")]
+        rtt: Option<u64>,
         /// Where our own programs are, for their image; by default where this program is.
         #[arg(long, value_name = "DIR")]
         product: Option<PathBuf>,
@@ -145,7 +145,7 @@ fn run(verb: Verb, place: &Place) -> Result<bool, Failure> {
                 Some(product) => product,
                 None => programs_beside_this()?,
             };
-            let round_trip = Duration::from_millis(rtt);
+            let round_trip = rtt.map(Duration::from_millis);
             lab::up(place, &lab::Options { round_trip, product })?;
         }
         Verb::Down => lab::down(place)?,

@@ -35,8 +35,8 @@ const DNS: &str = include_str!("../../manifests/coredns.yaml");
 /// How it shall be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// From shore to shore and back.
-    pub round_trip: Duration,
+    /// From shore to shore and back; if it is not given, as the line is, or as usual.
+    pub round_trip: Option<Duration>,
     /// Where our own programs are, for the image of them. Without any the image is left out.
     pub product: PathBuf,
 }
@@ -73,9 +73,9 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
         start_node(place, node, &progress)?;
     }
     let wan = Wan::of(place);
-    if wan.process()?.is_none() {
-        wan.start()?;
-        wan.set_round_trip(options.round_trip)?;
+    wan.start()?;
+    if let Some(round_trip) = options.round_trip {
+        wan.set_round_trip(round_trip)?;
     }
     progress.say(&format!(
         "the line between the regions: {} ms round trip",

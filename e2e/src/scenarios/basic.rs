@@ -29,6 +29,10 @@ pub fn run(context: &Context) -> Result<(), Failure> {
             || service_from_outside(cluster),
         )?;
         context.step(&format!("{region}: statistics of pods"), || statistics(cluster))?;
+        context.step(
+            &format!("{region}: a mount made in one pod is seen in another"),
+            || mount_propagation(cluster),
+        )?;
         context.step(&format!("{region}: a limit of memory"), || memory_limit(cluster))?;
     }
     Ok(())
@@ -154,6 +158,50 @@ fn statistics(cluster: &Cluster) -> Result<(), Failure> {
             }
         })?;
     }
+    Ok(())
+}
+
+/// What CSI drivers do: a privileged pod mounts, other pods see it, and this machine does not.
+fn mount_propagation(cluster: &Cluster) -> Result<(), Failure> {
+    const MOUNT: &str =
+        "mkdir -p /shared/mount && mount -t tmpfs none /shared/mount && echo seen > /shared/mount/file";
+    let kubectl = &cluster.kubectl;
+    let node = cluster.region.first_node().to_string();
+    for (name, propagation, is_privileged) in [
+        ("mounter", "Bidirectional", true),
+        ("onlooker", "HostToContainer", false),
+    ] {
+        let mut pod = busybox_pod(name, "exec sleep 1000000", Some(&node), "16Mi");
+        let container = &mut pod["spec"]["containers"][0];
+        container["securityContext"] = serde_json::json!({ "privileged": is_privileged });
+        container["volumeMounts"] = serde_json::json!([
+            { "name": "shared", "mountPath": "/shared", "mountPropagation": propagation },
+        ]);
+        pod["spec"]["volumes"] = serde_json::json!([{
+            "name": "shared",
+            "hostPath": { "path": format!("/var/lib/kubelet/plugins/{}", kubectl.namespace()), "type": "DirectoryOrCreate" },
+        }]);
+        kubectl.apply(&pod.to_string())?;
+        kubectl.wait_for_pod(name, POD_PATIENCE)?;
+    }
+    kubectl.shell("mounter", MOUNT)?;
+    expect(
+        "the file",
+        &kubectl.exec("onlooker", ["cat", "/shared/mount/file"])?,
+        "seen",
+    )?;
+    let machine = std::fs::read_to_string("/proc/self/mountinfo").map_err(Failure::io("read the mounts"))?;
+    if machine.contains(kubectl.namespace()) {
+        return Err(Failure::wrong("the mount is one of the machine too"));
+    }
+    kubectl.exec("mounter", ["umount", "/shared/mount"])?;
+    expect(
+        "the directory",
+        &kubectl.exec("onlooker", ["ls", "/shared/mount"])?,
+        "",
+    )?;
+    // What file systems in user space need.
+    kubectl.exec("mounter", ["test", "-c", "/dev/fuse"])?;
     Ok(())
 }
 
