@@ -13,7 +13,7 @@
 //! | [`s3`] | each region's S3 server |
 //! | [`image`] | images without a container engine |
 //! | [`certificates`], [`kubeconfig`] | trust |
-//! | [`cgroups`], [`sysctl`], [`process`] | what the kernel keeps for the lab |
+//! | [`cgroups`], [`process`] | what the kernel keeps for the lab |
 //! | [`kubectl`] | a cluster, for scenarios |
 //! | [`scenarios`] | what is shown |
 //! | [`command`], [`patience`], [`failure`] | running programs, waiting, telling why not |
@@ -35,5 +35,4 @@ pub mod place;
 pub mod process;
 pub mod s3;
 pub mod scenarios;
-pub mod sysctl;
 pub mod wan;

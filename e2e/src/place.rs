@@ -7,7 +7,6 @@
 //! /var/lib/twinshore-lab/
 //!   kubeconfig                  both clusters, contexts `east` and `west`
 //!   programs -> the cache       what the lab was brought up with
-//!   sysctl                      values of this machine that kubelets change, as they were before
 //!   mount-points                directories made for nodes to mount theirs over
 //!   our-image                   what the image of our programs was made of
 //!   wan/{process,log,control}
@@ -86,11 +85,6 @@ impl Place {
     /// Both clusters, for people.
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.join("kubeconfig")
-    }
-
-    /// Values of the machine before the lab.
-    pub fn sysctl(&self) -> PathBuf {
-        self.state.join("sysctl")
     }
 
     /// Directories that were made on this machine for nodes to mount theirs over.

@@ -14,7 +14,7 @@ use crate::node::NodeHandle;
 use crate::place::Place;
 use crate::s3::S3Server;
 use crate::wan::Wan;
-use crate::{cgroups, network, node, sysctl};
+use crate::{cgroups, network, node};
 
 /// Takes the lab down.
 pub fn down(place: &Place) -> Result<(), Failure> {
@@ -35,7 +35,6 @@ pub fn down(place: &Place) -> Result<(), Failure> {
     for node in Node::all() {
         step(cgroups::remove(node));
     }
-    step(sysctl::restore(&place.sysctl()));
     step(node::remove_points(&place.mount_points()));
     match failures.pop() {
         // What is still there may need its records.

@@ -3,7 +3,7 @@
 //! Every step looks at what is there and does what is missing, so it goes on where an earlier try failed, restarts what has died, and does nothing to a lab that is
 //! up. Nothing is said to be ready before it has answered in this run: a cluster's own record of a node may be of the last one.
 //!
-//! Order: settings of the machine are written down before a kubelet can change them; networks before processes in them; certificates before nodes; images
+//! Order: networks before processes in them; certificates before nodes; images
 //! before the pods that need them.
 
 use std::fs;
@@ -22,7 +22,7 @@ use crate::patience::{Look, wait_for};
 use crate::place::Place;
 use crate::s3::S3Server;
 use crate::wan::Wan;
-use crate::{cgroups, kubeconfig, network, node, sysctl, wan};
+use crate::{cgroups, kubeconfig, network, node, wan};
 
 /// For the API server: 10 s on a quiet machine.
 const API_PATIENCE: Duration = Duration::from_mins(5);
@@ -58,7 +58,6 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
     record_programs(place)?;
     progress.say("images");
     let archives = catalog::ensure(place)?;
-    sysctl::remember(&place.sysctl())?;
     node::make_points(&place.mount_points())?;
     progress.say("certificates and networks");
     for region in Region::BOTH {
@@ -97,17 +96,14 @@ pub fn up(place: &Place, options: &Options) -> Result<(), Failure> {
         Ok(())
     })?;
     let [east, west] = Region::BOTH.map(Waiting::Cluster);
-    let ready = at_once(
+    at_once(
         "wait for the clusters",
         &[east, west, Waiting::OurImage],
         |waiting| match waiting {
             Waiting::Cluster(region) => wait_for_cluster(place, *region, &progress),
             Waiting::OurImage => import_ours(place, &options.product, &progress),
         },
-    );
-    // Whether or not they came up.
-    sysctl::restore(&place.sysctl())?;
-    ready?;
+    )?;
     drop(lock);
     progress.say("the lab is up");
     println!(

@@ -29,6 +29,16 @@ pub const KEPT: [(&str, &str); 6] = [
     ("container-logs", "/var/log/containers"),
 ];
 
+/// Settings of the whole machine that a kubelet makes when it starts, with the values that it wants: memory promised freely, a restart when the kernel fails.
+const SETTINGS: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Makes the directories that nodes mount theirs over, where the machine has none, and writes down which.
@@ -85,6 +95,7 @@ pub fn arrange(place: &Place, node: Node) -> Result<(), Failure> {
         bind(&directory.join(name), Path::new(seen))?;
     }
     names(&directory, node, &resolver)?;
+    settings(&directory)?;
     change_all(MountPropagationFlags::SHARED)
 }
 
@@ -123,6 +134,16 @@ fn bind(from: &Path, to: &Path) -> Result<(), Failure> {
         from.display(),
         to.display()
     )))
+}
+
+/// The node sees them as its kubelet wants them, in files of its own; the machine's stay as they are.
+fn settings(directory: &Path) -> Result<(), Failure> {
+    for (name, value) in SETTINGS {
+        let file = directory.join("settings").join(name);
+        write_file(&file, format!("{value}\n"))?;
+        bind(&file, &Path::new("/proc/sys").join(name))?;
+    }
+    Ok(())
 }
 
 /// No look-up of a name leaves the node: the API server would ask the machine's resolver for `east-1`, and wait.
