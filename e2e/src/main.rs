@@ -150,11 +150,7 @@ fn run(verb: Verb, place: &Place) -> Result<bool, Failure> {
         }
         Verb::Down => lab::down(place)?,
         Verb::Status => return lab::status(place),
-        Verb::Logs {
-            of: None,
-            component: _,
-            ..
-        } => print_logs(),
+        Verb::Logs { of: None, .. } => print_logs(),
         Verb::Logs {
             of: Some(of),
             component,

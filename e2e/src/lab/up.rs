@@ -173,7 +173,7 @@ fn start_node(place: &Place, node: Node, progress: &Progress) -> Result<(), Fail
 
 fn import(place: &Place, node: Node, archives: &[PathBuf]) -> Result<(), Failure> {
     let handle = NodeHandle::of(place, node);
-    handle.wait_for_containerd()?;
+    with_log(place, node, "node", handle.wait_for_containerd())?;
     // Which archives were imported is written down, as one may hold several names. The list lies with what containerd keeps.
     let record = place.node(node).join("imported");
     let mut imported = fs::read_to_string(&record).unwrap_or_default();
@@ -194,29 +194,24 @@ fn wait_for_cluster(place: &Place, region: Region, progress: &Progress) -> Resul
         Ok(said) => Look::at(said == expected, said),
         Err(error) => Look::NotYet(chain(&error)),
     };
-    let with_log = |result: Result<(), Failure>, node: Node, component: &str| {
-        result.map_err(|error| {
-            let log = NodeHandle::of(place, node).log(component);
-            Failure::Wrong(format!(
-                "{error}; the end of {}:\n{}",
-                log.display(),
-                end_of(&log)
-            ))
-        })
-    };
     let api = wait_for(&format!("the API server of {region}"), API_PATIENCE, || {
         raw("/readyz", "ok")
     });
-    with_log(api.map_err(Failure::from), region.first_node(), "kube-apiserver")?;
+    with_log(
+        place,
+        region.first_node(),
+        "kube-apiserver",
+        api.map_err(Failure::from),
+    )?;
     progress.say(&format!("{region}: the API server answers"));
     for node in region.nodes() {
         let path = format!("/api/v1/nodes/{node}/proxy/healthz");
         let kubelet = wait_for(&format!("the kubelet of {node}"), READY_PATIENCE, || {
             raw(&path, "ok")
         });
-        with_log(kubelet.map_err(Failure::from), node, "kubelet")?;
+        with_log(place, node, "kubelet", kubelet.map_err(Failure::from))?;
         let ready = kubectl.wait_for_condition(&format!("node/{node}"), "Ready", "True", READY_PATIENCE);
-        with_log(ready, node, "kubelet")?;
+        with_log(place, node, "kubelet", ready)?;
         progress.say(&format!("{node}: ready"));
     }
     // Pods are refused before it exists.
@@ -248,6 +243,18 @@ fn bring_up_dns(place: &Place, region: Region) -> Result<(), Failure> {
         .replace("{address}", &region.dns_service().to_string());
     kubectl.apply(&manifests)?;
     kubectl.wait_for_rollout("deployment/coredns", READY_PATIENCE)
+}
+
+/// An error about a component, with what the component has said last.
+fn with_log(place: &Place, node: Node, component: &str, result: Result<(), Failure>) -> Result<(), Failure> {
+    result.map_err(|error| {
+        let log = NodeHandle::of(place, node).log(component);
+        Failure::Wrong(format!(
+            "{error}; the end of {}:\n{}",
+            log.display(),
+            end_of(&log)
+        ))
+    })
 }
 
 /// The last lines of a log.
