@@ -75,7 +75,12 @@ pub fn suites(place: &Place, arguments: &[String], versitygw: Option<&Path>, out
     if let Some(versitygw) = versitygw {
         command.env("TWINSHORE_VERSITYGW", versitygw);
     }
-    count(&mut command, "the suites on real mounts", suite_counts, outcome);
+    count_suites(&mut command, "the suites on real mounts", outcome);
+}
+
+/// A program that counts suites.
+pub fn count_suites(command: &mut Command, name: &str, outcome: &mut Outcome) {
+    count(command, name, suite_counts, outcome);
 }
 
 /// Runs a program that counts its tests, showing what it says. If it fails without having counted a failure (it did not compile,

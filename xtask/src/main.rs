@@ -4,6 +4,8 @@
 //! built once, of pinned versions, into a cache outside the clone.
 
 mod checks;
+mod go;
+mod lab;
 mod outcome;
 mod packages;
 mod place;
@@ -21,8 +23,12 @@ cargo xtask COMMAND
 
   demo [ARGUMENTS]        Build, bring up two regions on this machine and take a tour through what they do, on real files.
                           --keep [--no-tour]: leave everything running. --dir DIR, --rtt MS, --input DIR, --help.
-  test [--no-lab]         Every check and test: format, lints, dependencies, all crates, and the suites on real mounts.
-                          --no-lab leaves out what needs real clusters (today nothing does).
+  test [--no-lab]         Every check and test: format, lints, dependencies, all crates, the suites on real mounts, and those on two clusters.
+                          --no-lab leaves out what needs real clusters.
+  lab up|down|status      Two real clusters on this machine: docs/lab.md. The first `up` builds Kubernetes from source, which takes
+                          a quarter of an hour or more; the later ones take a minute.
+  lab logs|shell|test|wan|s3|load, lab help
+                          What to do with them.
   suites [NAME...]        Only the suites on real mounts, all or those named; --list shows them.
   simulate [ARGUMENTS]    Run the simulation; --seeds N for that many seeds, --help for the rest.
   bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table. --list, --only ROW,ROW, --quick,
@@ -108,8 +114,12 @@ fn run(command: &str, arguments: &[String]) -> Result<ExitCode, String> {
                     checks::suites(&place, &arguments, versitygw.as_deref(), &mut outcome);
                 }
             }
+            if arguments.is_empty() {
+                lab::suites(&place, &mut outcome);
+            }
             Ok(outcome.finish())
         }
+        "lab" => lab::run(&place, arguments),
         "suites" => {
             let mut outcome = Outcome::default();
             packages::ensure(packages::FOR_TESTS)?;

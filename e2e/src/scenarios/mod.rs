@@ -1,0 +1,103 @@
+//! What is shown on a lab that is up: suites by name, each a function that returns what went wrong.
+//!
+//! To add one: a module with a function `run(context: &Context) -> Result<(), Failure>`, and a line in [`ALL`].
+
+mod basic;
+mod context;
+mod http;
+mod presign;
+mod wan;
+
+use std::time::{Duration, Instant};
+
+use crate::failure::{Failure, chain};
+use crate::lab::is_up;
+use crate::place::Place;
+
+pub use context::{Cluster, Context, busybox_pod};
+
+/// A suite.
+#[derive(Clone, Copy)]
+pub struct Suite {
+    /// Its name on the command line; also that of the namespace that it gets in each cluster, which begins with `suite-`.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// Runs it.
+    run: fn(&Context) -> Result<(), Failure>,
+}
+
+/// All, what the others build on first.
+pub const ALL: [Suite; 2] = [
+    Suite {
+        name: "basic",
+        about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
+        run: basic::run,
+    },
+    Suite {
+        name: "wan",
+        about: "the line between the regions: its round trip, cut and healed, and both S3 servers from pods of both",
+        run: wan::run,
+    },
+];
+
+/// Runs suites, all if none is named, and prints `suites: N passed, N failed`. Whether all passed.
+pub fn run(place: &Place, names: &[String]) -> Result<bool, Failure> {
+    if !is_up(place)? {
+        return Err(Failure::Missing {
+            what: "the lab is not up".to_owned(),
+            remedy: "bring it up with `cargo xtask lab up`".to_owned(),
+        });
+    }
+    let suites: Vec<Suite> = if names.is_empty() {
+        ALL.to_vec()
+    } else {
+        names.iter().map(|name| named(name)).collect::<Result<_, _>>()?
+    };
+    let (mut passed, mut failed) = (0, 0);
+    for suite in suites {
+        println!("suite {}: {}", suite.name, suite.about);
+        let started = Instant::now();
+        let result = run_one(place, suite);
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("suite {}: passed ({seconds:.1} s)", suite.name);
+            }
+            Err(error) => {
+                failed += 1;
+                println!(
+                    "suite {}: FAILED ({}) ({seconds:.1} s)",
+                    suite.name,
+                    chain(&error)
+                );
+            }
+        }
+    }
+    println!("suites: {passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+fn named(name: &str) -> Result<Suite, Failure> {
+    ALL.into_iter()
+        .find(|suite| suite.name == name)
+        .ok_or_else(|| Failure::Missing {
+            what: format!("there is no suite {name}"),
+            remedy: "--list shows them".to_owned(),
+        })
+}
+
+/// Whatever a suite does to the line and the servers, the next one finds them as they should be.
+fn run_one(place: &Place, suite: Suite) -> Result<(), Failure> {
+    let context = Context::set_up(place, suite.name)?;
+    let result = (suite.run)(&context);
+    if result.is_err() {
+        context.tell_events();
+    }
+    let cleaned = context.clean_up();
+    result.and(cleaned)
+}
+
+/// For a pod whose image is there to be ready, on a machine that does other things too.
+pub const POD_PATIENCE: Duration = Duration::from_mins(2);
