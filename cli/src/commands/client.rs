@@ -35,13 +35,19 @@ pub struct Client {
 impl Client {
     /// Opens a session.
     pub async fn connect(service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
+        Self::connect_as(Role::Admin, service, purpose).await
+    }
+
+    async fn connect_as(role: Role, service: &ServiceArguments, purpose: &str) -> Result<Self, CommandError> {
         let transport = super::transport(service)?;
-        Self::connect_with(transport, &service.address, purpose, Arc::new(WithoutCaches)).await
+        let handler = Arc::new(WithoutCaches);
+        Self::connect_with(transport, &service.address, role, purpose, handler).await
     }
 
     /// Opens a session with a service that may not be up yet: tries again until the patience has ended, and says so. What
-    /// waiting cannot change (another volume, another version) fails at once.
+    /// waiting cannot change (another volume, another version) fails at once. The role is the one that the certificate allows.
     pub async fn connect_patiently(
+        role: Role,
         service: &ServiceArguments,
         patience: PatienceArguments,
         who: &str,
@@ -51,7 +57,7 @@ impl Client {
         let mut backoff = Backoff::new(u64::from(std::process::id()));
         let mut told = false;
         loop {
-            let error = match Self::connect(service, &format!("{who} start")).await {
+            let error = match Self::connect_as(role, service, &format!("{who} start")).await {
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             };
@@ -79,7 +85,7 @@ impl Client {
         let (changes, _) = watch::channel(None);
         let handler = Arc::new(Following { changes });
         let handled = Arc::clone(&handler) as Arc<dyn SessionHandler>;
-        let client = Self::connect_with(transport, "this process", purpose, handled).await?;
+        let client = Self::connect_with(transport, "this process", Role::Admin, purpose, handled).await?;
         let (formats, following) = watch::channel(VolumeFormat::clone(&client.session.format()));
         let mut changes = handler.changes.subscribe();
         tokio::spawn(async move {
@@ -95,12 +101,13 @@ impl Client {
     async fn connect_with(
         transport: Arc<dyn Transport>,
         address: &str,
+        role: Role,
         purpose: &str,
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, CommandError> {
         let options = SessionOptions {
             volume: None,
-            role: Role::Admin,
+            role,
             near: Side::Primary,
             task_slots: 0,
             description: description(purpose),

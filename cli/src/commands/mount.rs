@@ -205,7 +205,8 @@ async fn connect(
     arguments: &MountArguments,
     notifier: Arc<KernelNotifier>,
 ) -> Result<Connected, CommandError> {
-    let client = Client::connect_patiently(&arguments.service, arguments.patience, "mount").await?;
+    let client =
+        Client::connect_patiently(Role::Client, &arguments.service, arguments.patience, "mount").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
     let near = if arguments.flip {

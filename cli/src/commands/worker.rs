@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use twinshore_protocol::Side;
+use twinshore_protocol::message::Role;
 use twinshore_replication::{ReplicatorOptions, SynchroniserOptions, Worker, WorkerOptions};
 
 use super::client::{Client, description};
@@ -26,7 +27,7 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), CommandError> {
         buffer_size,
         buckets,
     } = arguments;
-    let client = Client::connect_patiently(&service, patience, "worker").await?;
+    let client = Client::connect_patiently(Role::Worker, &service, patience, "worker").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
     let near = if flip { Side::Target } else { Side::Primary };
