@@ -151,23 +151,23 @@ pub struct ServiceArguments {
 #[derive(Debug, Args, Clone)]
 pub struct TlsArguments {
     /// The certificate of this part and the intermediates above it, PEM.
-    #[arg(long, env = "TWINSHORE_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
-    pub tls_cert: Option<PathBuf>,
+    #[arg(long = "tls-cert", env = "TWINSHORE_TLS_CERT", value_name = "FILE", requires_all = ["key", "authority"])]
+    pub certificate: Option<PathBuf>,
     /// Its private key, PEM.
-    #[arg(long, env = "TWINSHORE_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "tls_ca"])]
-    pub tls_key: Option<PathBuf>,
+    #[arg(long = "tls-key", env = "TWINSHORE_TLS_KEY", value_name = "FILE", requires_all = ["certificate", "authority"])]
+    pub key: Option<PathBuf>,
     /// The certificate of the volume's authority, which the other end's certificate must come from, PEM.
-    #[arg(long, env = "TWINSHORE_TLS_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
-    pub tls_ca: Option<PathBuf>,
+    #[arg(long = "tls-ca", env = "TWINSHORE_TLS_CA", value_name = "FILE", requires_all = ["certificate", "key"])]
+    pub authority: Option<PathBuf>,
 }
 
 impl TlsArguments {
     /// The files, if TLS is asked for.
     pub fn files(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
-            certificate: self.tls_cert.clone()?,
-            key: self.tls_key.clone()?,
-            authority: self.tls_ca.clone()?,
+            certificate: self.certificate.clone()?,
+            key: self.key.clone()?,
+            authority: self.authority.clone()?,
         })
     }
 }

@@ -84,8 +84,8 @@ impl Client {
     ) -> Result<(Self, watch::Receiver<VolumeFormat>), CommandError> {
         let (changes, _) = watch::channel(None);
         let handler = Arc::new(Following { changes });
-        let handled = Arc::clone(&handler) as Arc<dyn SessionHandler>;
-        let client = Self::connect_with(transport, "this process", Role::Admin, purpose, handled).await?;
+        let following = Arc::clone(&handler) as Arc<dyn SessionHandler>;
+        let client = Self::connect_with(transport, "this process", Role::Admin, purpose, following).await?;
         let (formats, following) = watch::channel(VolumeFormat::clone(&client.session.format()));
         let mut changes = handler.changes.subscribe();
         tokio::spawn(async move {

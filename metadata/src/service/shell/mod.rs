@@ -170,26 +170,15 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
         service: service_options,
         ready,
     } = options;
-    if let Some(files) = &tls {
-        // What is wrong from the start is told at the start.
-        tls::configuration(files)?;
-    }
+    // What is wrong with the files from the start is told at the start.
+    tls.as_ref().map(tls::configuration).transpose()?;
     // First, so that clients that come during the replay wait instead of being refused.
-    let listener = bind(listen).await?;
-    let http_listener = match http {
+    let (listener, listen) = bind(listen).await?;
+    let http = match http {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let local = |listener: &TcpListener, address| {
-        listener
-            .local_addr()
-            .map_err(|source| ServeError::Listen { address, source })
-    };
-    let listen = local(&listener, listen)?;
-    let http = match (&http_listener, http) {
-        (Some(listener), Some(address)) => Some(local(listener, address)?),
-        _ => None,
-    };
+    let (http_listener, http) = http.unzip();
     let DataDirectory {
         format,
         mut journal,
@@ -275,10 +264,12 @@ pub async fn serve(options: ServeOptions, stop: impl Future<Output = ()> + Send)
     running.end().await
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })
+/// A listener, and where it listens: port 0 asks for any that is free.
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let cannot_listen = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+    Ok((listener, address))
 }
 
 async fn tick(engine: Arc<Engine>) {
