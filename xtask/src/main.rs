@@ -27,6 +27,7 @@ cargo xtask COMMAND
   simulate [ARGUMENTS]    Run the simulation; --seeds N for that many seeds, --help for the rest.
   bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table. --list, --only ROW,ROW, --quick,
                           --json FILE, --help.
+  crds                    Write the resource definitions of crds/ into the chart.
   lint                    Only format, lints and dependencies.
   tools                   Build the external test programs into the cache.
   help                    This.
@@ -132,6 +133,13 @@ fn run(command: &str, arguments: &[String]) -> Result<ExitCode, String> {
             process::become_command(command)
         }
         "bench" => bench(&place, arguments),
+        "crds" => {
+            let mut command = process::cargo(&place);
+            command
+                .args(["run", "--locked", "--quiet", "--package", "twinshore-crds", "--"])
+                .arg("charts/twinshore/files/crds/replicatedvolumes.yaml");
+            process::become_command(command)
+        }
         "lint" => {
             let mut outcome = Outcome::default();
             checks::lint(&place, &mut outcome);
