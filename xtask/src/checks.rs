@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::lab::PROGRAMS_VARIABLE;
 use crate::outcome::Outcome;
 use crate::place::Place;
 use crate::process::{cargo, success};
@@ -55,10 +56,12 @@ fn dependencies(place: &Place, outcome: &mut Outcome) {
 }
 
 /// `cargo test` of all crates.
-pub fn crates(place: &Place, versitygw: Option<&Path>, outcome: &mut Outcome) {
+pub fn crates(place: &Place, versitygw: Option<&Path>, programs: &Path, outcome: &mut Outcome) {
     println!("== tests of all crates");
     let mut command = cargo(place);
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    command
+        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+        .env(PROGRAMS_VARIABLE, programs);
     if let Some(versitygw) = versitygw {
         command.env("TWINSHORE_VERSITYGW", versitygw);
     }

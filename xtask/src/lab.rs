@@ -11,8 +11,8 @@ use crate::place::Place;
 use crate::process::{become_command, build, success};
 use crate::tools;
 
-/// Variable of `twinshore-lab`.
-const PROGRAMS_VARIABLE: &str = "TWINSHORE_LAB_PROGRAMS";
+/// Variable of `twinshore-lab`, and of tests that need an API server.
+pub const PROGRAMS_VARIABLE: &str = "TWINSHORE_LAB_PROGRAMS";
 
 /// Where a lab that is up keeps its state.
 const STATE: &str = "/var/lib/twinshore-lab";
@@ -25,7 +25,7 @@ const OURS: [(&str, &str); 3] = [
 ];
 
 /// The programs of the clusters, which are built if they are not there.
-fn programs(place: &Place) -> Result<PathBuf, String> {
+pub fn programs(place: &Place) -> Result<PathBuf, String> {
     let mut outcome = Outcome::default();
     let versitygw = tools::versitygw(place, &mut outcome)
         .ok_or("the lab's S3 servers are built with Go, which is needed")?;

@@ -24,7 +24,7 @@ cargo xtask COMMAND
   demo [ARGUMENTS]        Build, bring up two regions on this machine and take a tour through what they do, on real files.
                           --keep [--no-tour]: leave everything running. --dir DIR, --rtt MS, --input DIR, --help.
   test [--no-lab]         Every check and test: format, lints, dependencies, all crates, the suites on real mounts, and those on two clusters.
-                          --no-lab leaves out what needs real clusters.
+                          --no-lab leaves out those on two clusters.
   lab up|down|status      Two real clusters on this machine: docs/lab.md. The first `up` builds Kubernetes from source, which takes
                           a quarter of an hour or more; the later ones take a minute.
   lab logs|shell|test|wan|s3|load, lab help
@@ -33,6 +33,7 @@ cargo xtask COMMAND
   simulate [ARGUMENTS]    Run the simulation; --seeds N for that many seeds, --help for the rest.
   bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table. --list, --only ROW,ROW, --quick,
                           --json FILE, --help.
+  crds                    Write the resource definitions of crds/ into the chart.
   lint                    Only format, lints and dependencies.
   tools                   Build the external test programs into the cache.
   help                    This.
@@ -100,7 +101,11 @@ fn run(command: &str, arguments: &[String]) -> Result<ExitCode, String> {
             packages::ensure(packages::FOR_TESTS)?;
             checks::lint(&place, &mut outcome);
             let versitygw = tools::versitygw(&place, &mut outcome);
-            checks::crates(&place, versitygw.as_deref(), &mut outcome);
+            // The operator's tests need an API server.
+            match lab::programs(&place) {
+                Ok(programs) => checks::crates(&place, versitygw.as_deref(), &programs, &mut outcome),
+                Err(reason) => outcome.check("the programs of the clusters", Err(reason)),
+            }
             suites(
                 &place,
                 &GATE.map(str::to_owned),
@@ -142,6 +147,13 @@ fn run(command: &str, arguments: &[String]) -> Result<ExitCode, String> {
             process::become_command(command)
         }
         "bench" => bench(&place, arguments),
+        "crds" => {
+            let mut command = process::cargo(&place);
+            command
+                .args(["run", "--locked", "--quiet", "--package", "twinshore-crds", "--"])
+                .arg("charts/twinshore/files/crds/replicatedvolumes.yaml");
+            process::become_command(command)
+        }
         "lint" => {
             let mut outcome = Outcome::default();
             checks::lint(&place, &mut outcome);
