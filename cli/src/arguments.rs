@@ -9,7 +9,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinshore_protocol::tls::TlsFiles;
 
+use twinshore_protocol::VolumeId;
+
 use crate::units::{size, size_in_mebibytes};
+
+/// The identity of a volume, as `volume create` and `status` show it.
+fn volume_id(text: &str) -> Result<VolumeId, String> {
+    text.parse()
+        .map_err(|_| "expected 32 hexadecimal digits, as in 6f1c2f6e-3c1b-4a53-9c2e-0f0d6f3f1f11".to_owned())
+}
 
 /// One POSIX volume on two shores: data in two buckets, metadata as one truth.
 #[derive(Debug, Parser)]
@@ -114,6 +122,24 @@ pub struct CredentialArguments {
     /// The region name that requests are signed for (AWS only needs it if it cannot be told from the URL).
     #[arg(long, value_name = "REGION", default_value = "us-east-1")]
     pub signing_region: String,
+    /// The same for the target region's bucket, if it is another.
+    #[arg(long, value_name = "REGION")]
+    pub signing_region2: Option<String>,
+    /// How the primary region's bucket is named in requests; in the host's name on AWS and in the path elsewhere, if not given.
+    #[arg(long, value_enum)]
+    pub addressing_style: Option<AddressingStyle>,
+    /// The same for the target region's bucket.
+    #[arg(long, value_enum)]
+    pub addressing_style2: Option<AddressingStyle>,
+}
+
+/// How a bucket is named in requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AddressingStyle {
+    /// In the path: https://HOST/BUCKET
+    Path,
+    /// In the host's name: https://BUCKET.HOST
+    VirtualHost,
 }
 
 impl std::fmt::Debug for CredentialArguments {
@@ -220,6 +246,10 @@ pub enum VolumeCommand {
     ///
     /// Example: twinshore volume restore --bucket http://127.0.0.1:9001/west --metadata-dir /var/lib/twinshore-new
     Restore(RestoreArguments),
+    /// Remove everything that a volume has in its buckets, for ever. Its service and workers must be stopped.
+    ///
+    /// Example: twinshore volume destroy --id 6f1c2f6e-3c1b-4a53-9c2e-0f0d6f3f1f11 --bucket http://127.0.0.1:9000/east --yes
+    Destroy(DestroyArguments),
 }
 
 /// `twinshore volume create`.
@@ -227,6 +257,12 @@ pub enum VolumeCommand {
 pub struct VolumeCreateArguments {
     /// Lower case letters, digits and `-`, at most 63.
     pub name: String,
+    /// The volume's identity, for who knows it before; a new one without it. With it, an attempt that failed can be repeated.
+    #[arg(long, value_name = "UUID", value_parser = volume_id)]
+    pub id: Option<VolumeId>,
+    /// If the directory holds this volume already, leave it as it is.
+    #[arg(long)]
+    pub if_missing: bool,
     /// Where the metadata service will keep its state: an empty or new directory.
     #[arg(long, value_name = "DIR")]
     pub metadata_dir: PathBuf,
@@ -327,6 +363,26 @@ pub struct RestoreArguments {
     #[arg(long, value_name = "DIR")]
     pub metadata_dir: PathBuf,
     /// Credentials (those of the primary: --access-key, --secret-key).
+    #[command(flatten)]
+    pub credentials: CredentialArguments,
+}
+
+/// `twinshore volume destroy`.
+#[derive(Debug, Args)]
+pub struct DestroyArguments {
+    /// The volume's identity. A bucket of another volume is refused.
+    #[arg(long, value_name = "UUID", value_parser = volume_id)]
+    pub id: VolumeId,
+    /// The primary region's bucket.
+    #[arg(long, value_name = "URL")]
+    pub bucket: String,
+    /// The target region's bucket, if it has one.
+    #[arg(long, value_name = "URL")]
+    pub bucket2: Option<String>,
+    /// Do it. Without this, only tells what would be removed.
+    #[arg(long)]
+    pub yes: bool,
+    /// Credentials.
     #[command(flatten)]
     pub credentials: CredentialArguments,
 }

@@ -13,7 +13,7 @@ use twinshore_storage::check;
 use twinshore_storage::location::{self, BucketLocation, Credentials, OpenOptions};
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
-use crate::arguments::{BucketArguments, CredentialArguments};
+use crate::arguments::{AddressingStyle, BucketArguments, CredentialArguments};
 use crate::error::CommandError;
 
 /// How often credential files are looked at: new keys are in use within seconds.
@@ -96,9 +96,13 @@ pub async fn open_url(
     side: Side,
     credentials: &CredentialArguments,
 ) -> Result<Arc<dyn Bucket>, CommandError> {
+    let (region, style) = match side {
+        Side::Primary => (None, credentials.addressing_style),
+        Side::Target => (credentials.signing_region2.clone(), credentials.addressing_style2),
+    };
     let options = OpenOptions {
-        region: Some(credentials.signing_region.clone()),
-        path_style: None,
+        region: Some(region.unwrap_or_else(|| credentials.signing_region.clone())),
+        path_style: style.map(|style| style == AddressingStyle::Path),
         certificate_authorities: credentials.bucket_ca_file.clone(),
     };
     location::open(&parse(url)?, &side_credentials(credentials, side)?, &options)

@@ -25,11 +25,29 @@ const OURS: [(&str, &str); 3] = [
 ];
 
 /// The programs of the clusters, which are built if they are not there.
-pub fn programs(place: &Place) -> Result<PathBuf, String> {
+fn programs(place: &Place) -> Result<PathBuf, String> {
     let mut outcome = Outcome::default();
     let versitygw = tools::versitygw(place, &mut outcome)
         .ok_or("the lab's S3 servers are built with Go, which is needed")?;
     go::programs(place, &[("versitygw", &versitygw)])
+}
+
+/// The same for tests. Without Go what needs them is left out, and said so.
+pub fn programs_for_tests(place: &Place, outcome: &mut Outcome) -> Option<PathBuf> {
+    if !packages::is_installed("go") {
+        outcome.left_out(
+            "the operator's tests and the suites on two clusters",
+            "Kubernetes is built with Go, which is not installed",
+        );
+        return None;
+    }
+    match programs(place) {
+        Ok(programs) => Some(programs),
+        Err(reason) => {
+            outcome.check("the programs of the clusters", Err(reason));
+            None
+        }
+    }
 }
 
 /// The lab's program, which is built if it is not there.

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod client;
+mod destroy;
 mod fsck;
 mod gc;
 mod metadata;

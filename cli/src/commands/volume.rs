@@ -4,7 +4,7 @@ use std::path::Path;
 
 use twinshore_metadata::archive;
 use twinshore_metadata::core::VolumeLimits;
-use twinshore_metadata::journal::directory::{DirectoryOptions, UnfinishedDirectory};
+use twinshore_metadata::journal::directory::{DirectoryOptions, UnfinishedDirectory, read_volume};
 use twinshore_metadata::service::shell::create_volume;
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
@@ -13,7 +13,7 @@ use twinshore_protocol::{Operation, Side, VolumeId};
 use twinshore_storage::bucket::Bucket;
 
 use super::client::Client;
-use super::status;
+use super::{destroy, status};
 use crate::arguments::{
     CompressionArgument, ConfigureArguments, DurabilityArgument, RestoreArguments, SetTargetArguments,
     Switch, VolumeCommand, VolumeCreateArguments,
@@ -37,11 +37,15 @@ pub async fn run(command: VolumeCommand) -> Result<(), CommandError> {
         VolumeCommand::SetTarget(arguments) => set_target(arguments).await,
         VolumeCommand::Configure(arguments) => configure(arguments).await,
         VolumeCommand::Restore(arguments) => restore(arguments).await,
+        VolumeCommand::Destroy(arguments) => destroy::run(arguments).await,
     }
 }
 
 async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
     check_name(&arguments.name)?;
+    if arguments.if_missing && is_there(&arguments)? {
+        return Ok(());
+    }
     let inline_limit_bytes = u32::try_from(arguments.inline_limit)
         .ok()
         .filter(|limit| u64::from(*limit) <= INLINE_LIMIT_MAX_BYTES)
@@ -65,7 +69,9 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
     };
     let format = VolumeFormat {
         version: FORMAT_VERSION,
-        volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
+        volume: arguments
+            .id
+            .unwrap_or_else(|| VolumeId(*uuid::Uuid::new_v4().as_bytes())),
         name: arguments.name,
         encryption: Encryption::None,
         settings,
@@ -92,6 +98,26 @@ async fn create(arguments: VolumeCreateArguments) -> Result<(), CommandError> {
         arguments.metadata_dir.display()
     );
     Ok(())
+}
+
+/// Does the directory hold the volume that is to be made? Another one there is an error.
+fn is_there(arguments: &VolumeCreateArguments) -> Result<bool, CommandError> {
+    let directory = &arguments.metadata_dir;
+    let present =
+        read_volume(directory).map_err(CommandError::failed(format!("look into {}", directory.display())))?;
+    let Some(present) = present else {
+        return Ok(false);
+    };
+    if arguments.id.is_some_and(|id| id != present.volume) || present.name != arguments.name {
+        return Err(CommandError::Usage(format!(
+            "{} holds the volume {} ({}), which is another: choose an empty directory",
+            directory.display(),
+            present.name,
+            present.volume
+        )));
+    }
+    println!("volume: {} ({}) is there", present.name, present.volume);
+    Ok(true)
 }
 
 async fn claim(bucket: &dyn Bucket, side: Side, format: &VolumeFormat) -> Result<(), CommandError> {
