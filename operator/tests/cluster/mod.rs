@@ -25,6 +25,8 @@ use tokio::sync::OnceCell;
 
 /// The token of somebody who may do everything.
 pub const ADMIN_TOKEN: &str = "admin-token";
+/// The token of the operators, who may do everything too: the audit log tells what they did.
+pub const OPERATOR_TOKEN: &str = "operator-token";
 /// How long the machine is given for anything; a busy one needs minutes.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -109,7 +111,12 @@ async fn start() -> Cluster {
     let key = rcgen::KeyPair::generate().unwrap();
     let signing_key = write("accounts.key", &key.serialize_pem());
     let public_key = write("accounts.pub", &key.public_key_pem());
-    let tokens = write("tokens", &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"));
+    let tokens = write(
+        "tokens",
+        &format!(
+            "{ADMIN_TOKEN},admin,admin,system:masters\n{OPERATOR_TOKEN},operator,operator,system:masters\n"
+        ),
+    );
     let policy = write(
         "audit.yaml",
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n",
@@ -281,11 +288,13 @@ impl Cluster {
         name.to_owned()
     }
 
-    /// Requests in the audit log that could have changed something in a namespace, from one user agent or any.
+    /// Requests of operators in the audit log that could have changed something in a namespace. The controllers of Kubernetes go on
+    /// telling in events that there is no disk for a claim.
     pub fn writes(&self, namespace: &str) -> Vec<String> {
         let log = std::fs::read_to_string(self.directory.join("audit.log")).unwrap();
         log.lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|entry| entry["user"]["username"] == "operator")
             .filter(|entry| entry["objectRef"]["namespace"] == namespace)
             .filter(|entry| !["get", "list", "watch"].contains(&entry["verb"].as_str().unwrap_or_default()))
             .map(|entry| {

@@ -22,7 +22,7 @@ use twinshore_operator::context::Settings;
 use twinshore_operator::controller::{self, Scope};
 use twinshore_operator::metrics::Metrics;
 
-use super::cluster::{Cluster, eventually};
+use super::cluster::{Cluster, OPERATOR_TOKEN, eventually};
 
 /// The manifest of a volume with two regions.
 pub fn volume(name: &str) -> Value {
@@ -52,6 +52,8 @@ pub struct Space {
     pub namespace: String,
     /// Somebody who may do everything.
     pub client: Client,
+    /// The operator.
+    pub operator: Client,
 }
 
 /// What tests ask of a kind.
@@ -75,6 +77,7 @@ impl Space {
         Self {
             namespace: cluster.namespace(name).await,
             client: cluster.admin(),
+            operator: cluster.client(OPERATOR_TOKEN),
         }
     }
 
@@ -220,7 +223,7 @@ pub struct Operator {
 impl Operator {
     /// Starts one in a region, for the volumes of a namespace.
     pub fn start(space: &Space, region: &str) -> Self {
-        Self::start_as(space.client.clone(), space, region)
+        Self::start_as(space.operator.clone(), space, region)
     }
 
     /// Starts one with an identity.
