@@ -93,6 +93,7 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
+#[allow(clippy::too_many_lines)] // One list of flags after the other.
 async fn start() -> Cluster {
     // Read by nobody else at that time; a second installation of the same is no error.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
