@@ -6,6 +6,7 @@ mod basic;
 mod context;
 mod http;
 mod presign;
+mod volume;
 mod wan;
 
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 2] = [
+pub const ALL: [Suite; 3] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -38,6 +39,11 @@ pub const ALL: [Suite; 2] = [
         name: "wan",
         about: "the line between the regions: its round trip, cut and healed, and both S3 servers from pods of both",
         run: wan::run,
+    },
+    Suite {
+        name: "volume",
+        about: "the chart and one volume in both clusters, brought up by the operators, its parts speaking over mutual TLS",
+        run: volume::run,
     },
 ];
 
