@@ -39,8 +39,8 @@ impl Recorder {
     fn wait_for(&self, wanted: &Sent) {
         let sent = self.sent.lock().unwrap();
         let missing = |sent: &mut Vec<Sent>| !sent.contains(wanted);
-        let (_, waited) = self.recorded.wait_timeout_while(sent, LONG, missing).unwrap();
-        assert!(!waited.timed_out(), "{wanted:?} was not sent");
+        let result = self.recorded.wait_timeout_while(sent, LONG, missing).unwrap();
+        assert!(!result.1.timed_out(), "{wanted:?} was not sent");
     }
 
     fn open(&self) {
