@@ -54,7 +54,36 @@ pub(super) struct Egress {
     pub paused: watch::Sender<bool>,
 }
 
+/// The other end of an [`Egress`].
+pub(super) struct Outgoing {
+    /// What to send, with its weight.
+    pub messages: mpsc::UnboundedReceiver<(ServerMessage, usize)>,
+    /// What is sent is taken off here.
+    pub queued_bytes: Arc<AtomicUsize>,
+    /// Whether the stream's reader is to wait. Its sender is gone when the engine has closed the stream.
+    pub is_paused: watch::Receiver<bool>,
+}
+
 impl Egress {
+    /// Both ends of a new stream's.
+    pub fn open() -> (Self, Outgoing) {
+        let (messages, receiver) = mpsc::unbounded_channel();
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (paused, is_paused) = watch::channel(false);
+        let egress = Self {
+            messages,
+            later: Vec::new(),
+            queued_bytes: Arc::clone(&queued_bytes),
+            paused,
+        };
+        let outgoing = Outgoing {
+            messages: receiver,
+            queued_bytes,
+            is_paused,
+        };
+        (egress, outgoing)
+    }
+
     /// `false`: nobody reads, or not enough.
     fn send(&self, message: ServerMessage) -> bool {
         let weight = weight(&message);

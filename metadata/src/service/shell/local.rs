@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use twinshore_protocol::message::{ClientMessage, ServerMessage};
 use twinshore_protocol::session::{Stream, Transport, TransportError};
 
-use super::engine::{Egress, Engine};
+use super::engine::{Egress, Engine, Outgoing};
 use super::streams::Connections;
 use crate::service::state::ConnectionId;
 
@@ -28,15 +28,12 @@ pub(super) struct LocalTransport {
 impl Transport for LocalTransport {
     async fn open(&self) -> Result<Stream, TransportError> {
         let connection = self.connections.next();
-        let (messages, outgoing) = mpsc::unbounded_channel();
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let (paused, is_paused) = watch::channel(false);
-        let egress = Egress {
+        let (egress, outgoing) = Egress::open();
+        let Outgoing {
             messages,
-            later: Vec::new(),
-            queued_bytes: Arc::clone(&queued_bytes),
-            paused,
-        };
+            queued_bytes,
+            is_paused,
+        } = outgoing;
         if !self.engine.connected(connection, egress) {
             return Err(TransportError::Unreachable {
                 address: "this process".to_owned(),
@@ -46,7 +43,7 @@ impl Transport for LocalTransport {
         let (sender, from_client) = mpsc::channel(QUEUED_BATCHES);
         let (to_client, receiver) = mpsc::channel(QUEUED_BATCHES);
         tokio::spawn(read(Arc::clone(&self.engine), connection, from_client, is_paused));
-        tokio::spawn(write(outgoing, queued_bytes, to_client));
+        tokio::spawn(write(messages, queued_bytes, to_client));
         Ok(Stream { sender, receiver })
     }
 }

@@ -20,7 +20,7 @@ use twinshore_protocol::wire::grpc::metadata_server::{Metadata, MetadataServer};
 use twinshore_protocol::wire::grpc::{ClientFrame, ServerFrame};
 use twinshore_protocol::wire::{self, FRAME_MAX_BYTES, FRAME_TARGET_BYTES, WireError};
 
-use super::engine::{Egress, Engine};
+use super::engine::{Egress, Engine, Outgoing};
 use super::tls;
 use crate::service::state::ConnectionId;
 
@@ -139,21 +139,18 @@ impl Metadata for Streams {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let role = self.role(&request)?;
         let connection = self.connections.next();
-        let (messages, outgoing) = mpsc::unbounded_channel();
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let (paused, is_paused) = watch::channel(false);
-        let egress = Egress {
+        let (egress, outgoing) = Egress::open();
+        let Outgoing {
             messages,
-            later: Vec::new(),
-            queued_bytes: Arc::clone(&queued_bytes),
-            paused,
-        };
+            queued_bytes,
+            is_paused,
+        } = outgoing;
         if !self.engine.connected(connection, egress) {
             return Err(Status::unavailable("the metadata service is stopping"));
         }
         let (frames, receiver) = mpsc::channel(FRAMES_AHEAD);
         let (ended, has_ended) = watch::channel(false);
-        tokio::spawn(write(outgoing, queued_bytes, frames.clone(), ended));
+        tokio::spawn(write(messages, queued_bytes, frames.clone(), ended));
         let reader = Reader {
             connection,
             role,
