@@ -207,7 +207,9 @@ fn rows(view: &dyn View) -> Result<Vec<(Bytes, Bytes)>, String> {
         let page = view
             .scan(&start, &[u8::MAX; 32], PAGE_ROWS)
             .map_err(|error| error.to_string())?;
-        let Some((last, _)) = page.last() else { return Ok(rows) };
+        let Some((last, _)) = page.last() else {
+            return Ok(rows);
+        };
         start = [last.as_ref(), &[0]].concat().into();
         rows.extend(page);
     }

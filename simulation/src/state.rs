@@ -6,9 +6,7 @@ use twinshore_metadata::core::{self, Context};
 use twinshore_metadata::view::ViewStore as _;
 use twinshore_metadata::view::memory::MemoryView;
 use twinshore_protocol::reply::ObjectRecord;
-use twinshore_protocol::{
-    Caller, Epoch, InodeNumber, Operation, Reply, SessionId, Side, Timestamp,
-};
+use twinshore_protocol::{Caller, Epoch, InodeNumber, Operation, Reply, SessionId, Side, Timestamp};
 
 /// How many objects are listed at a time.
 const PAGE_OBJECTS: u32 = 1000;

@@ -132,7 +132,12 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
         format: format(),
         options: service_options(options.fault),
     })?;
-    losses.begin(&host, &buckets, Random::fork(options.seed, "losses"), options.seconds);
+    losses.begin(
+        &host,
+        &buckets,
+        Random::fork(options.seed, "losses"),
+        options.seconds,
+    );
     let mut workers = Vec::new();
     for (node, near) in WORKERS {
         workers.push(worker::start(&network, &buckets, node, near).await?);

@@ -218,7 +218,8 @@ impl World {
             if self.maintain(&Maintenance::CleanUp {
                 limit,
                 archived: Position(u64::MAX),
-            }) == Ok(Reply::Offset(0)) {
+            }) == Ok(Reply::Offset(0))
+            {
                 return pieces;
             }
         }

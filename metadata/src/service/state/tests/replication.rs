@@ -263,12 +263,18 @@ fn a_file_that_is_removed_is_deleted_from_both_buckets() {
 fn a_dead_object_stays_until_the_archive_knows_of_its_death() {
     let (mut world, client, worker, object) = world_with_a_dead_object();
     world.pass(Duration::from_hours(2), &[client, worker]);
-    assert_eq!(tasks(&mut world, &worker), [], "a restored volume may still name it");
+    assert_eq!(
+        tasks(&mut world, &worker),
+        [],
+        "a restored volume may still name it"
+    );
     archive_everything(&mut world);
     world.pass(Duration::from_secs(2), &[client, worker]);
     let deletions = tasks(&mut world, &worker);
     assert!(
-        deletions.iter().all(|task| (task.object, task.kind) == (object, TaskKind::Delete)),
+        deletions
+            .iter()
+            .all(|task| (task.object, task.kind) == (object, TaskKind::Delete)),
         "{deletions:?}"
     );
     assert_eq!(deletions.len(), 2, "{deletions:?}");
