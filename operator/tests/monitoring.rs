@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cluster::program;
-use serde_json::Value;
+use serde_json::{Value, json};
 use twinshore_operator::metrics::Metrics;
 
 /// Labels and functions of the query language that stand in our expressions. Everything else that is a word must be a metric.
@@ -41,7 +41,7 @@ fn rendered() -> Vec<Value> {
     command
         .args(["template", "twinshore"])
         .arg(repository().join("charts/twinshore"))
-        .args(["--set", "region=east"]);
+        .args(["--kube-version", "1.34.0", "--set", "region=east"]);
     for part in ["serviceMonitor", "podMonitor", "alerts", "dashboard"] {
         command.args(["--set", &format!("monitoring.{part}.enabled=true")]);
     }
@@ -76,6 +76,10 @@ fn alerts(rule: &Value) -> Vec<Value> {
 fn metrics() -> String {
     let operator = Metrics::default();
     operator.reconciled("ok", Duration::ZERO);
+    operator.leads(true);
+    let ready = json!({"type": "Ready", "status": "True", "reason": "AsExpected", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let volume = ("storage".to_owned(), "documents".to_owned());
+    operator.conditions(&volume, &[serde_json::from_value(ready).unwrap()]);
     let source = repository().join("metadata/src/service/shell/metrics.rs");
     let source = std::fs::read_to_string(source).unwrap();
     let names = source
