@@ -84,7 +84,7 @@ fn parse(line: &str) -> Option<Line<'_>> {
         && key
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    (is_key && indentation % 2 == 0).then_some(Line {
+    (is_key && indentation.is_multiple_of(2)).then_some(Line {
         depth: indentation / 2,
         key,
         default: default.trim(),
