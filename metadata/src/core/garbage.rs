@@ -28,6 +28,7 @@ impl Transaction<'_> {
     pub(super) fn clean_up(&mut self, limit: usize) -> Attempt<Reply> {
         let limit = limit.max(1);
         let mut done = self.expire_trash(limit)?;
+        done += self.raze(limit.saturating_sub(done))?;
         done += self.clean_orphans(limit.saturating_sub(done))?;
         done += self.collect(limit.saturating_sub(done))?;
         done += self.backfill(limit.saturating_sub(done))?;

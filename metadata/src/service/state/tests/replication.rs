@@ -246,7 +246,7 @@ fn a_file_that_is_removed_is_deleted_from_both_buckets() {
 #[test]
 fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopped() {
     let mut world = World::new();
-    let mut client = world.client();
+    let mut client = world.admin();
     let object = write(&mut world, &mut client, "a");
     let mut first = worker(&mut world, Side::Target, 1);
     let synchronise = |world: &mut World, client: &Client| {
