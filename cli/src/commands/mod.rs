@@ -55,6 +55,11 @@ pub fn run(command: Command) -> Result<(), CommandError> {
     }
 }
 
+/// Runs a command of the plugin for `kubectl` to its end.
+pub fn run_plugin(command: crate::kubernetes::Command) -> Result<(), CommandError> {
+    block_on(crate::kubernetes::run(command))
+}
+
 /// Threads for asynchronous work: half of the cores. The other half is for what works beside them (threads that read the kernel's
 /// requests, the journal, compression), and every thread more wakes others up in search of work, which costs a single
 /// operation more than it gains.

@@ -21,6 +21,6 @@ pub(super) fn execute(transaction: &mut Transaction<'_>, maintenance: &Maintenan
             transaction.fail_copy(*copy, reason)?;
             Ok(Reply::Done)
         }
-        Maintenance::CleanUp { limit } => transaction.clean_up(*limit),
+        Maintenance::CleanUp { limit, archived } => transaction.clean_up(*limit, *archived),
     }
 }

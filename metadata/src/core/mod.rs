@@ -156,6 +156,8 @@ pub enum Maintenance {
     CleanUp {
         /// How many rows to remove or to look at, about.
         limit: usize,
+        /// The archive in every bucket holds the records up to here: objects that died later are kept.
+        archived: Position,
     },
 }
 

@@ -223,7 +223,11 @@ impl World {
     /// Cleans up until nothing is left; tells how many pieces it took.
     pub fn clean_up(&mut self, limit: usize) -> usize {
         for pieces in 0..10_000 {
-            if self.maintain(&Maintenance::CleanUp { limit }) == Ok(Reply::Offset(0)) {
+            if self.maintain(&Maintenance::CleanUp {
+                limit,
+                archived: Position(u64::MAX),
+            }) == Ok(Reply::Offset(0))
+            {
                 return pieces;
             }
         }
