@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinshore_protocol::tls::TlsFiles;
 
 use twinshore_protocol::VolumeId;
+use twinshore_protocol::claims::NodeName;
 
+use crate::claim_arguments::{ClaimCommand, SnapshotCommand};
 use crate::units::{size, size_in_mebibytes};
 
 /// The identity of a volume, as `volume create` and `status` show it.
@@ -73,6 +75,12 @@ pub enum Command {
     /// Limit the bytes and inodes of a directory, or of the volume.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Directories that PVCs hold: list, show, make or give up.
+    #[command(subcommand)]
+    Claim(ClaimCommand),
+    /// Snapshots of claimed directories: list, make or delete.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Check the metadata of a stopped service for contradictions.
     ///
     /// Example: twinshore fsck --metadata-dir /var/lib/twinshore
@@ -454,6 +462,9 @@ pub struct MountArguments {
     /// Mount a directory of the volume instead of its root.
     #[arg(long, value_name = "PATH")]
     pub subdir: Option<String>,
+    /// The node of a cluster whose pods this mount serves: access that they were given counts as long as it lives.
+    #[arg(long, value_name = "REGION/NODE")]
+    pub node: Option<NodeName>,
     /// Where to cache on local disk. Without it only memory is used.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,

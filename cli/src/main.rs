@@ -2,6 +2,7 @@
 
 mod arguments;
 mod buckets;
+mod claim_arguments;
 mod commands;
 mod error;
 mod kubernetes;

@@ -24,6 +24,7 @@ pub fn description(purpose: &str) -> SessionDescription {
         host,
         process: std::process::id(),
         purpose: purpose.to_owned(),
+        node: None,
     }
 }
 
@@ -131,6 +132,11 @@ impl Client {
                 what: what.to_owned(),
                 source,
             })
+    }
+
+    /// The session itself.
+    pub const fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Finds the inode of a path from the volume's root.

@@ -31,6 +31,7 @@ impl Transaction<'_> {
     pub(super) fn clean_up(&mut self, limit: usize, archived: Position) -> Attempt<Reply> {
         let limit = limit.max(1);
         let mut done = self.expire_trash(limit)?;
+        done += self.raze(limit.saturating_sub(done))?;
         done += self.clean_orphans(limit.saturating_sub(done))?;
         done += self.collect(limit.saturating_sub(done), archived)?;
         done += self.backfill(limit.saturating_sub(done))?;

@@ -283,7 +283,7 @@ fn a_dead_object_stays_until_the_archive_knows_of_its_death() {
 #[test]
 fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopped() {
     let mut world = World::new();
-    let mut client = world.client();
+    let mut client = world.admin();
     let object = write(&mut world, &mut client, "a");
     let mut first = worker(&mut world, Side::Target, 1);
     let synchronise = |world: &mut World, client: &Client| {
