@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use twinshore_protocol::tls::TlsFiles;
 
 use twinshore_protocol::VolumeId;
+use twinshore_protocol::claims::NodeName;
 
 use crate::units::{size, size_in_mebibytes};
 
@@ -454,6 +455,9 @@ pub struct MountArguments {
     /// Mount a directory of the volume instead of its root.
     #[arg(long, value_name = "PATH")]
     pub subdir: Option<String>,
+    /// The node of a cluster whose pods this mount serves: access that they were given counts as long as it lives.
+    #[arg(long, value_name = "REGION/NODE")]
+    pub node: Option<NodeName>,
     /// Where to cache on local disk. Without it only memory is used.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,

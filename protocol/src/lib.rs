@@ -9,6 +9,7 @@
 //! whose `Hello` or `Welcome` announced a protocol version that has it.
 
 pub mod attributes;
+pub mod claims;
 pub mod errno;
 pub mod extent;
 pub mod format;

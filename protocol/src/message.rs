@@ -37,6 +37,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::attributes::Attributes;
+use crate::claims::NodeName;
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
 use crate::identifiers::{
@@ -95,6 +96,11 @@ pub struct SessionDescription {
     /// The mount point, or what it does.
     #[n(2)]
     pub purpose: String,
+    /// A mount that serves pods: of this node. Access that was taken on the node counts as long as one of these sessions lives
+    /// ([`crate::claims::AccessMode`]), so nothing but mounts should say it.
+    #[n(3)]
+    #[cbor(default)]
+    pub node: Option<NodeName>,
 }
 
 /// The first message.

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use crate::attributes::{AttributeChanges, FileType};
+use crate::claims::{
+    AccessMode, AccessTo, ClaimKey, ClaimRequest, HoldPosition, Label, NodeName, SnapshotKey,
+};
 use crate::format::VolumeSettings;
 use crate::identifiers::{InodeNumber, ObjectId};
 use crate::lock::Lock;
@@ -495,6 +498,132 @@ pub enum Operation {
     /// Asks for a compaction of everything that can be compacted, however young. Replies `Done`.
     #[n(43)]
     RequestCompaction,
+    /// Finds or makes a directory, limits it and registers a claim on it. Replies `Claim`, or `Refused`. Root only, as all that follow.
+    ///
+    /// Repeated, it answers the same as long as the parameters are the same.
+    #[n(44)]
+    ClaimDirectory(#[n(0)] Box<ClaimRequest>),
+    /// Gives a claim up. With the last one the directory goes to the trash, whole. Replies `Done`, also if there is no such claim, or `Refused`.
+    #[n(45)]
+    ReleaseClaim {
+        /// Which.
+        #[n(0)]
+        key: ClaimKey,
+    },
+    /// Replies `Claim`, or `Refused`.
+    #[n(46)]
+    GetClaim {
+        /// Which.
+        #[n(0)]
+        key: ClaimKey,
+    },
+    /// Replies `Claims`.
+    #[n(47)]
+    ListClaims {
+        /// Only those of a cluster.
+        #[n(0)]
+        region: Option<Label>,
+        /// Where to begin: `next` of the page before. Need not exist any more.
+        #[n(1)]
+        from: Option<ClaimKey>,
+        /// How many at most.
+        #[n(2)]
+        limit: u32,
+    },
+    /// Lets the directory of a claim grow; all claims on it see it. At least what it has is a success that changes nothing: a claim never
+    /// shrinks. Replies `Claim`, or `Refused`.
+    #[n(48)]
+    ResizeClaim {
+        /// Which.
+        #[n(0)]
+        key: ClaimKey,
+        /// How many bytes may be allocated in it at least.
+        #[n(1)]
+        capacity_bytes: u64,
+    },
+    /// Makes a snapshot of the directory of a claim: one moment of all of it, read-only, which keeps what it names in the buckets. Replies
+    /// `Snapshot`, or `Refused`.
+    ///
+    /// Repeated, it answers the same snapshot. While it is not ready, who changes the directory waits.
+    #[n(49)]
+    CreateSnapshot {
+        /// Its key.
+        #[n(0)]
+        key: SnapshotKey,
+        /// Of which claim.
+        #[n(1)]
+        source: ClaimKey,
+    },
+    /// Removes a snapshot for good. Replies `Done`, also if there is no such snapshot, or `Refused`.
+    #[n(50)]
+    DeleteSnapshot {
+        /// Which.
+        #[n(0)]
+        key: SnapshotKey,
+    },
+    /// Replies `Snapshot`, or `Refused`.
+    #[n(51)]
+    GetSnapshot {
+        /// Which.
+        #[n(0)]
+        key: SnapshotKey,
+    },
+    /// Replies `Snapshots`.
+    #[n(52)]
+    ListSnapshots {
+        /// Only those of a cluster.
+        #[n(0)]
+        region: Option<Label>,
+        /// Only those of a claim.
+        #[n(1)]
+        source: Option<ClaimKey>,
+        /// Where to begin: `next` of the page before. Need not exist any more.
+        #[n(2)]
+        from: Option<SnapshotKey>,
+        /// How many at most.
+        #[n(3)]
+        limit: u32,
+    },
+    /// Takes access to a directory for a target: see [`crate::claims::AccessMode`] for who may have it together. Replies `Done`, also if the target has
+    /// it already, or `Refused`.
+    #[n(53)]
+    HoldAccess {
+        /// To what.
+        #[n(0)]
+        to: AccessTo,
+        /// On which node.
+        #[n(1)]
+        node: NodeName,
+        /// For which target there.
+        #[n(2)]
+        target: Label,
+        /// How.
+        #[n(3)]
+        mode: AccessMode,
+    },
+    /// Gives back the access of a target. Replies `Done`, also if it has none.
+    #[n(54)]
+    ReleaseAccess {
+        /// On which node.
+        #[n(0)]
+        node: NodeName,
+        /// Which target there.
+        #[n(1)]
+        target: Label,
+    },
+    /// Who has access. Replies `Holds`.
+    #[n(55)]
+    ListAccess {
+        /// Only on this node.
+        #[n(0)]
+        node: Option<NodeName>,
+        /// Where to begin: `next` of the page before.
+        #[n(1)]
+        from: Option<HoldPosition>,
+        /// How many at most.
+        #[n(2)]
+        limit: u32,
+    },
 }
 
 impl Operation {
@@ -521,6 +650,11 @@ impl Operation {
             | Self::ListInline { .. }
             | Self::ListCompaction { .. }
             | Self::RequestCompaction
+            | Self::GetClaim { .. }
+            | Self::ListClaims { .. }
+            | Self::GetSnapshot { .. }
+            | Self::ListSnapshots { .. }
+            | Self::ListAccess { .. }
             | Self::Open { truncate: false, .. } => false,
             Self::SetAttributes { .. }
             | Self::MakeNode { .. }
@@ -545,7 +679,14 @@ impl Operation {
             | Self::ReportCopies { .. }
             | Self::ReportSynchronisation { .. }
             | Self::RequestSynchronisation
-            | Self::Repoint { .. } => true,
+            | Self::Repoint { .. }
+            | Self::ClaimDirectory(_)
+            | Self::ReleaseClaim { .. }
+            | Self::ResizeClaim { .. }
+            | Self::CreateSnapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::HoldAccess { .. }
+            | Self::ReleaseAccess { .. } => true,
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use crate::attributes::{Attributes, FileType};
+use crate::claims::{Claim, ClaimsPage, HoldsPage, Refused, Snapshot, SnapshotsPage};
 use crate::extent::Extent;
 use crate::identifiers::{InodeNumber, NumberRange, ObjectId, Sides};
 use crate::lock::Lock;
@@ -238,6 +239,24 @@ pub enum Reply {
         #[n(1)]
         more: bool,
     },
+    /// `ClaimDirectory`, `GetClaim`, `ResizeClaim`.
+    #[n(40)]
+    Claim(#[n(0)] Box<Claim>),
+    /// `ListClaims`.
+    #[n(41)]
+    Claims(#[n(0)] ClaimsPage),
+    /// `CreateSnapshot`, `GetSnapshot`.
+    #[n(42)]
+    Snapshot(#[n(0)] Box<Snapshot>),
+    /// `ListSnapshots`.
+    #[n(43)]
+    Snapshots(#[n(0)] SnapshotsPage),
+    /// `ListAccess`.
+    #[n(44)]
+    Holds(#[n(0)] HoldsPage),
+    /// An operation on claims, snapshots or access was refused: nothing was changed.
+    #[n(45)]
+    Refused(#[n(0)] Box<Refused>),
 }
 
 /// The name of an extended attribute.

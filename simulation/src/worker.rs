@@ -24,6 +24,7 @@ pub async fn start(network: &Network, buckets: &Buckets, node: &str, near: Side)
             host: node.to_owned(),
             process: 1,
             purpose: "worker".to_owned(),
+            node: None,
         },
         request_deadline: Duration::from_mins(1),
         replicator: ReplicatorOptions {

@@ -275,6 +275,7 @@ async fn mount(
             host: node.to_owned(),
             process: 1,
             purpose: "mount".to_owned(),
+            node: None,
         },
         request_deadline: Duration::from_secs(30),
     };

@@ -24,6 +24,7 @@ pub fn description(purpose: &str) -> SessionDescription {
         host,
         process: std::process::id(),
         purpose: purpose.to_owned(),
+        node: None,
     }
 }
 

@@ -21,7 +21,7 @@ use twinshore_filesystem::fuse::KernelNotifier;
 use twinshore_filesystem::mount::{self, MountOptions};
 use twinshore_filesystem::vfs::{Surroundings, TaskRunner, Vfs, VfsOptions};
 use twinshore_protocol::format::VolumeFormat;
-use twinshore_protocol::message::Role;
+use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::SessionOptions;
 use twinshore_protocol::{FileName, Side, Timestamp};
@@ -289,7 +289,10 @@ async fn connect(
         } else {
             u32::try_from(COPIES_IN_PARALLEL).unwrap_or(1)
         },
-        description: description(&purpose),
+        description: SessionDescription {
+            node: arguments.node.clone(),
+            ..description(&purpose)
+        },
         request_deadline: REQUEST_DEADLINE,
     };
     let surroundings = Surroundings {

@@ -121,6 +121,7 @@ impl World {
                 host: "test".to_owned(),
                 process: std::process::id(),
                 purpose: near.to_string(),
+                node: None,
             },
             request_deadline: Duration::from_mins(1),
         };

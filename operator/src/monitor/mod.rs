@@ -241,6 +241,7 @@ async fn connect(target: &Target) -> Result<Session, Observation> {
             host: std::env::var("POD_NAME").unwrap_or_default(),
             process: std::process::id(),
             purpose: PURPOSE.to_owned(),
+            node: None,
         },
         request_deadline: REQUEST_DEADLINE,
     };

@@ -19,6 +19,7 @@
 //! across a call to the handler or an `await`.
 
 mod backoff;
+mod claims;
 mod driver;
 mod grpc;
 mod handler;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::backoff::Backoff;
+pub use self::claims::ClaimError;
 pub use self::grpc::GrpcTransport;
 pub use self::handler::{SessionHandler, WithoutCaches};
 pub use self::ledger::REQUESTS_MAX;

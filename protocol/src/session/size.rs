@@ -40,6 +40,11 @@ pub fn bound_bytes(caller: &Caller, operation: &Operation) -> usize {
             (report.absent.len() + report.present.len()) * ELEMENT_BYTES
         }
         Operation::SymbolicLink { target, .. } => target.len(),
+        // A path of names of at most 255 bytes, and the names of a PVC.
+        Operation::ClaimDirectory(request) => {
+            request.path.names().len() * 260 + request.display.namespace.len() + request.display.name.len()
+        }
+        Operation::HoldAccess { .. } => 16 * 260,
         // Everything else holds numbers, names of at most 255 bytes, and settings.
         _ => 0,
     };

@@ -23,6 +23,7 @@ pub async fn connect(address: &str) -> Result<Session, Failure> {
             host: "localhost".to_owned(),
             process: std::process::id(),
             purpose: "benchmark".to_owned(),
+            node: None,
         },
         request_deadline: REQUEST_DEADLINE,
     };

@@ -210,6 +210,7 @@ impl World {
                 host: "test".to_owned(),
                 process: 1,
                 purpose: "test".to_owned(),
+                node: None,
             },
             request_deadline: Duration::from_secs(30),
         };

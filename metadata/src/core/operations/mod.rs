@@ -121,6 +121,18 @@ pub(super) fn execute(t: &mut Transaction<'_>, operation: &Operation) -> Attempt
         Operation::ReportCopies { reports } => t.report_copies(reports),
         Operation::ReportSynchronisation { report } => t.report_synchronisation(report),
         Operation::RequestSynchronisation => t.request_synchronisation(),
+        Operation::ClaimDirectory(_)
+        | Operation::ReleaseClaim { .. }
+        | Operation::GetClaim { .. }
+        | Operation::ListClaims { .. }
+        | Operation::ResizeClaim { .. }
+        | Operation::CreateSnapshot { .. }
+        | Operation::DeleteSnapshot { .. }
+        | Operation::GetSnapshot { .. }
+        | Operation::ListSnapshots { .. }
+        | Operation::HoldAccess { .. }
+        | Operation::ReleaseAccess { .. }
+        | Operation::ListAccess { .. } => Err(Errno::NotImplemented.into()),
         // The service answers these from its memory; they never come here.
         Operation::Release { .. }
         | Operation::GetLock { .. }

@@ -268,6 +268,12 @@ pub fn grants_of(
         | Reply::Status(_)
         | Reply::Objects(_)
         | Reply::InlineExtents(_)
-        | Reply::Compaction { .. } => {}
+        | Reply::Compaction { .. }
+        | Reply::Claim(_)
+        | Reply::Claims(_)
+        | Reply::Snapshot(_)
+        | Reply::Snapshots(_)
+        | Reply::Holds(_)
+        | Reply::Refused(_) => {}
     }
 }

@@ -98,7 +98,19 @@ impl Numbers {
             | Operation::Repoint { .. }
             | Operation::ListInline { .. }
             | Operation::ListCompaction { .. }
-            | Operation::RequestCompaction => 7,
+            | Operation::RequestCompaction
+            | Operation::ClaimDirectory(_)
+            | Operation::ReleaseClaim { .. }
+            | Operation::GetClaim { .. }
+            | Operation::ListClaims { .. }
+            | Operation::ResizeClaim { .. }
+            | Operation::CreateSnapshot { .. }
+            | Operation::DeleteSnapshot { .. }
+            | Operation::GetSnapshot { .. }
+            | Operation::ListSnapshots { .. }
+            | Operation::HoldAccess { .. }
+            | Operation::ReleaseAccess { .. }
+            | Operation::ListAccess { .. } => 7,
         };
         self.operations[kind] += 1;
     }
