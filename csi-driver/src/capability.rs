@@ -21,6 +21,13 @@ pub struct Usage {
     pub group: Option<u32>,
 }
 
+impl Usage {
+    /// The group that the directory is given to. A use that may not write changes nothing.
+    pub fn new_group(&self) -> Option<u32> {
+        self.group.filter(|_| !self.read_only)
+    }
+}
+
 /// Reads one.
 pub fn parse(capability: Option<&VolumeCapability>) -> Result<Usage, CallError> {
     let capability =
@@ -138,6 +145,7 @@ mod tests {
         )))
         .unwrap();
         assert!(usage.read_only && usage.flags == MountFlags::NOEXEC && usage.group == Some(7));
+        assert_eq!(usage.new_group(), None);
         assert!(parse(Some(&capability(Mode::MultiNodeMultiWriter, &["suid"], ""))).is_err());
         assert!(parse(Some(&capability(Mode::MultiNodeMultiWriter, &[], "staff"))).is_err());
     }

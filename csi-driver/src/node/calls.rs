@@ -118,7 +118,7 @@ impl Node {
         let key = attributes.volume()?;
         let _held = self.targets.take(&target_name(&target))?;
         // Also when it is staged already: its process may have gone since.
-        self.stage(&request.volume_id, &attributes, &staging, usage.group)
+        self.stage(&request.volume_id, &attributes, &staging, usage.new_group())
             .await?;
         self.access.take(&key, &attributes, &target, usage.mode).await?;
         let bound = self.bind(staging, target.clone(), &usage).await;
@@ -246,7 +246,7 @@ impl Service for Node {
             .check("staging target path", &request.staging_target_path)?;
         let attributes = Attributes::from_context(&request.volume_context)?;
         let _held = self.staging.take(&request.volume_id)?;
-        self.stage(&request.volume_id, &attributes, &staging, usage.group)
+        self.stage(&request.volume_id, &attributes, &staging, usage.new_group())
             .await?;
         tracing::info!(volume = request.volume_id, "staged");
         Ok(Response::new(csi::NodeStageVolumeResponse {}))

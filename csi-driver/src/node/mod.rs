@@ -8,10 +8,11 @@
 //! | `records` | what is staged, on disk |
 //! | `paths` | where things are, and which paths are let in |
 //! | `mounting`, `table` | mount(2) and its relatives; the kernel's table of mounts |
-//! | `registration` | the kubelet is told that this plugin is here |
+//! | `registration`, `authority` | the kubelet is told that this plugin is here |
 //! | `run` | the life of the process |
 
 mod access;
+mod authority;
 mod calls;
 mod mounting;
 mod paths;

@@ -12,6 +12,7 @@ use twinshore_csi_proto::csi::node_server::NodeServer;
 use twinshore_csi_proto::registration::registration_server::RegistrationServer;
 
 use super::access::Access;
+use super::authority;
 use super::calls::Node;
 use super::mounting;
 use super::paths::Paths;
@@ -90,7 +91,7 @@ pub async fn run(settings: NodeSettings) -> Result<(), RunError> {
             readiness: readiness.clone(),
             refused,
         }))
-        .serve_with_incoming(registration_listener);
+        .serve_with_incoming(authority::connections(registration_listener.into_inner()));
     let result = tokio::select! {
         result = driver => result.map_err(RunError::Serve),
         result = registration => result.map_err(RunError::Serve),

@@ -9,8 +9,7 @@ use crate::address::Region;
 use crate::command::Run;
 use crate::failure::{Failure, at_once};
 use crate::image::product;
-use crate::kubectl::{Kubectl, condition_of, summary};
-use crate::patience::Look;
+use crate::kubectl::Kubectl;
 use crate::scenarios::{Cluster, Context, POD_PATIENCE, busybox_pod};
 
 /// Where the chart goes, and its release's name.

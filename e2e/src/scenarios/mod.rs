@@ -3,12 +3,14 @@
 //! To add one: a module with a function `run(context: &Context) -> Result<(), Failure>`, and a line in [`ALL`].
 
 mod basic;
+mod claims;
 mod context;
 mod deployment;
 mod http;
 mod pods;
 mod presign;
 mod sanity;
+mod snapshots;
 mod volume;
 mod wan;
 
@@ -32,7 +34,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 5] = [
+pub const ALL: [Suite; 6] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -52,6 +54,11 @@ pub const ALL: [Suite; 5] = [
         name: "pods",
         about: "pods of both clusters on one claim: what one writes the other reads, quotas, access modes, plugins that are killed",
         run: pods::run,
+    },
+    Suite {
+        name: "snapshots",
+        about: "clones, snapshots and what is restored from them, through the objects of Kubernetes",
+        run: snapshots::run,
     },
     Suite {
         name: "sanity",

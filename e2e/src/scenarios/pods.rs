@@ -2,28 +2,22 @@
 //!
 //! The claim of the same namespace and name in each cluster is the same directory: what a pod in one region writes, a pod in the other reads.
 
-use std::time::Duration;
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use crate::address::{Node, Region};
+use crate::address::Region;
 use crate::failure::{Failure, at_once};
 use crate::kubectl::{Kubectl, summary};
+use crate::node::NodeHandle;
 use crate::patience::Look;
+use crate::scenarios::claims::{
+    BIND_PATIENCE, CLASS, GROUP, ROLLOUT_PATIENCE, claim, class, is_bound, remove, same, start, tell_logs,
+    user_pod,
+};
 use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE, VOLUME};
-use crate::scenarios::{Cluster, Context, POD_PATIENCE, busybox_pod};
+use crate::scenarios::{Cluster, Context, POD_PATIENCE};
 
-/// The class of claims that are shared.
-const CLASS: &str = "suite-pods";
-
-/// For a claim to be bound: one call to the metadata service, of the other region.
-const BIND_PATIENCE: Duration = Duration::from_mins(1);
-
-/// For a daemon set to be replaced: its pods end and start.
-const ROLLOUT_PATIENCE: Duration = Duration::from_mins(2);
-
-/// The group of the pods that share a claim.
-const GROUP: u32 = 2000;
+/// The PersistentVolume that an administrator makes.
+const BY_HAND: &str = "suite-pods-by-hand";
 
 pub fn run(context: &Context) -> Result<(), Failure> {
     let result = steps(context);
@@ -67,9 +61,17 @@ fn steps(context: &Context) -> Result<(), Failure> {
     context.step("the group of the pod may write, and others of it", || {
         group(&context.east.kubectl)
     })?;
+    context.step(
+        "a PersistentVolume made by hand shows the whole volume, read-only",
+        || by_hand(&context.west.kubectl),
+    )?;
     context.step("the node plugins are replaced while pods write", || {
         replace_plugins(context)
     })?;
+    context.step(
+        "a mount whose process was killed is made anew for the next pod",
+        || kill_mount(context),
+    )?;
     context.step(
         "a claim for one pod is refused to a second one, in the other cluster",
         || one_pod(&context.east.kubectl, &context.west.kubectl),
@@ -81,53 +83,6 @@ fn steps(context: &Context) -> Result<(), Failure> {
     context.step("with the claim of one cluster the other's data stays", || {
         release_one(&context.east.kubectl, &context.west.kubectl)
     })
-}
-
-fn class(context: &Context) -> Value {
-    let namespace = context.east.kubectl.namespace();
-    json!({
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": { "name": CLASS },
-        "provisioner": "csi.twinshore.io",
-        "parameters": { "volume": format!("{namespace}/{VOLUME}") },
-        "allowVolumeExpansion": true,
-    })
-}
-
-fn claim(name: &str, mode: &str, size: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": { "name": name },
-        "spec": {
-            "storageClassName": CLASS,
-            "accessModes": [mode],
-            "resources": { "requests": { "storage": size } },
-        },
-    })
-}
-
-fn is_bound(kubectl: &Kubectl, name: &str) -> Result<(), Failure> {
-    kubectl.wait_until(&format!("persistentvolumeclaim/{name}"), BIND_PATIENCE, |claim| {
-        Look::at(claim["status"]["phase"] == "Bound", summary(claim))
-    })
-}
-
-/// A pod of an ordinary user, with a claim at `/data`.
-fn user_pod(name: &str, claim: &str, node: Option<Node>) -> Value {
-    let node = node.map(|node| node.to_string());
-    let mut pod = busybox_pod(name, "exec sleep 1000000", node.as_deref(), "64Mi");
-    pod["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": GROUP });
-    pod["spec"]["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }]);
-    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
-    pod
-}
-
-fn start(kubectl: &Kubectl, pod: &Value) -> Result<(), Failure> {
-    kubectl.apply(&pod.to_string())?;
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    kubectl.wait_for_pod(name, POD_PATIENCE)
 }
 
 /// A small file and a large one, read where they were not written; then the small one changes.
@@ -151,13 +106,6 @@ fn exchange(from: &Cluster, to: &Cluster) -> Result<(), Failure> {
         "two",
         &to.kubectl.shell("user", &format!("cat /data/{name}/small"))?,
     )
-}
-
-fn same(expected: &str, found: &str) -> Result<(), Failure> {
-    if expected.trim_end() == found.trim_end() {
-        return Ok(());
-    }
-    Err(Failure::wrong(format!("expected {expected:?}, found {found:?}")))
 }
 
 /// The directory of `sized` has one size; the other cluster asks for another.
@@ -193,6 +141,42 @@ fn limits(kubectl: &Kubectl) -> Result<(), Failure> {
 fn group(kubectl: &Kubectl) -> Result<(), Failure> {
     let made = kubectl.shell("user", "touch /data/of-group && stat -c %g /data/of-group /data")?;
     same(&format!("{GROUP}\n{GROUP}"), &made)
+}
+
+/// The whole volume, without a claim on any of it.
+fn by_hand(kubectl: &Kubectl) -> Result<(), Failure> {
+    let namespace = kubectl.namespace();
+    let volume = json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": { "name": BY_HAND },
+        "spec": {
+            "accessModes": ["ReadOnlyMany"],
+            "capacity": { "storage": "1Gi" },
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": CLASS,
+            "csi": {
+                "driver": "csi.twinshore.io",
+                "volumeHandle": BY_HAND,
+                "volumeAttributes": { "twinshore.io/volume": format!("{namespace}/{VOLUME}") },
+            },
+        },
+    });
+    kubectl.apply(&volume.to_string())?;
+    let mut whole = claim("whole", "ReadOnlyMany", "1Gi");
+    whole["spec"]["volumeName"] = json!(BY_HAND);
+    kubectl.apply(&whole.to_string())?;
+    is_bound(kubectl, "whole")?;
+    let mut pod = user_pod("whole", "whole", None);
+    // The root of a volume is not given to a group by a pod that may not write.
+    pod["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsGroup": 1000 });
+    start(kubectl, &pod)?;
+    let script =
+        format!("cat /data/{namespace}/shared/west/small; touch /data/x 2>/dev/null || echo refused");
+    same("two\nrefused", &kubectl.shell("whole", &script)?)?;
+    kubectl.delete("pod/whole")?;
+    kubectl.delete("persistentvolumeclaim/whole")?;
+    kubectl.delete(&format!("persistentvolume/{BY_HAND}"))
 }
 
 /// Pods write a line every tenth of a second, while every plugin's pod is deleted. No write fails, and no line is missing.
@@ -244,6 +228,24 @@ fn replace_plugins(context: &Context) -> Result<(), Failure> {
     )
 }
 
+/// Programs get errors instead of waiting for ever, and the next pod finds a mount that works.
+fn kill_mount(context: &Context) -> Result<(), Failure> {
+    const KILL: &str = "for process in /proc/[0-9]*; do if tr '\\0' ' ' < $process/cmdline | grep -q -- ' --device-from-stdin '; then kill -9 \
+                        ${process#/proc/}; fi; done";
+    let kubectl = &context.west.kubectl;
+    let node = NodeHandle::of(&context.place, Region::West.first_node());
+    node.run(["sh", "-c", KILL])?.done()?;
+    let failed = kubectl.exec_run("user", ["cat", "/data/east/small"]).output();
+    if let Ok(said) = failed {
+        return Err(Failure::wrong(format!("the mount still answers: {said}")));
+    }
+    start(kubectl, &user_pod("anew", "shared", None))?;
+    same("two", &kubectl.shell("anew", "cat /data/east/small")?)?;
+    kubectl.delete("pod/anew")?;
+    kubectl.delete("pod/user")?;
+    start(kubectl, &user_pod("user", "shared", None))
+}
+
 /// `ReadWriteOncePod` holds in both clusters: the scheduler of one knows nothing of the other.
 fn one_pod(east: &Kubectl, west: &Kubectl) -> Result<(), Failure> {
     for kubectl in [east, west] {
@@ -287,42 +289,4 @@ fn release_one(east: &Kubectl, west: &Kubectl) -> Result<(), Failure> {
     let volume = volume.as_str().unwrap_or_default();
     east.wait_until_gone(&format!("persistentvolume/{volume}"), BIND_PATIENCE)?;
     same("two", &west.shell("user", "cat /data/east/small")?)
-}
-
-fn remove(context: &Context) -> Result<(), Failure> {
-    at_once("remove pods and claims", &context.clusters(), |cluster| {
-        let kubectl = &cluster.kubectl;
-        for kind in ["pods", "persistentvolumeclaims"] {
-            kubectl
-                .command(["delete", kind, "--all", "--timeout=90s"])
-                .patience(Duration::from_secs(100))
-                .done()?;
-        }
-        let volumes = format!("persistentvolumes of {CLASS}");
-        crate::patience::wait_for(&volumes, BIND_PATIENCE, || {
-            let path = "{.items[*].spec.storageClassName}";
-            match kubectl.say(&format!("get persistentvolumes --output=jsonpath={path}")) {
-                Ok(said) => Look::at(!said.contains(CLASS), said),
-                Err(error) => Look::NotYet(crate::failure::chain(&error)),
-            }
-        })?;
-        kubectl.delete(&format!("storageclass/{CLASS}"))
-    })?;
-    deployment::remove(context)
-}
-
-/// What the driver has said, for whoever looks for the reason of a failure.
-fn tell_logs(context: &Context) {
-    const LINES: &str = "--tail=40";
-    for cluster in context.clusters() {
-        let system = cluster.kubectl.in_namespace(SYSTEM_NAMESPACE);
-        for component in ["csi-controller", "csi-node", "csi-mounter"] {
-            let selector = format!("--selector=app.kubernetes.io/component={component}");
-            let said = system
-                .command(["logs", &selector, "--all-containers", "--prefix", LINES])
-                .output()
-                .unwrap_or_else(|error| error.to_string());
-            println!("{component} in {}:\n{said}", cluster.region);
-        }
-    }
 }
