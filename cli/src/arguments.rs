@@ -477,6 +477,10 @@ pub struct MountArguments {
     /// Stay in the foreground (the default is to return when the mount is usable).
     #[arg(long)]
     pub foreground: bool,
+    /// Serve a mount that another process has made: standard input is the /dev/fuse that it was made with, and MOUNT_POINT only says
+    /// where. Needs no privilege, stays in the foreground, and cannot unmount.
+    #[arg(long, requires = "foreground")]
+    pub device_from_stdin: bool,
     /// Write logs to this file when in the background.
     #[arg(long, value_name = "FILE", default_value = "/var/log/twinshore.log")]
     pub log_file: PathBuf,

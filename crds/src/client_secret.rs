@@ -1,5 +1,5 @@
 //! The Secret that a part of a volume needs to take part in it: `<volume>-client` for mounts, and in the same form
-//! `<volume>-worker-tls`, `<volume>-metadata-tls` and `<volume>-admin`.
+//! `<volume>-controller` (without keys of buckets), `<volume>-worker-tls`, `<volume>-metadata-tls` and `<volume>-admin`.
 //!
 //! | key | what |
 //! |---|---|

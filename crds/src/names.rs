@@ -21,6 +21,9 @@ pub const CSI_DRIVER: &str = "csi.twinshore.io";
 /// Key of the attributes of a PersistentVolume: `<namespace>/<name>` of its `ReplicatedVolume`.
 pub const CSI_VOLUME_ATTRIBUTE: &str = "twinshore.io/volume";
 
+/// What the sessions of the CSI plugins say they are for. They are no mounts.
+pub const CSI_PURPOSES: [&str; 2] = ["csi node", "csi controller"];
+
 /// The metadata service.
 pub const METADATA_COMPONENT: &str = "metadata";
 /// The workers.
@@ -96,7 +99,12 @@ impl VolumeNames {
         self.with("client")
     }
 
-    /// Secret of who may change the volume: the controller plugin and the operator's jobs. Also its Role and RoleBinding.
+    /// Secret of the controller plugin, and the Role and RoleBinding that let it read it.
+    pub fn controller(&self) -> String {
+        self.with("controller")
+    }
+
+    /// Secret of who may change the volume: the operator's jobs.
     pub fn admin(&self) -> String {
         self.with("admin")
     }

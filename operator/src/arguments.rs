@@ -57,7 +57,7 @@ pub struct RunArguments {
     /// The service account of the CSI node plugin, as NAMESPACE/NAME: it may read the Secrets of mounts.
     #[arg(long, env = "TWINSHORE_NODE_ACCOUNT")]
     pub node_account: Option<Account>,
-    /// The service account of the CSI controller plugin, as NAMESPACE/NAME: it may read the Secrets of administration.
+    /// The service account of the CSI controller plugin, as NAMESPACE/NAME: it may read the Secrets of claims.
     #[arg(long, env = "TWINSHORE_CONTROLLER_ACCOUNT")]
     pub controller_account: Option<Account>,
     /// Where /metrics, /healthz and /readyz are served.

@@ -21,7 +21,7 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// Who may read `<volume>-client`.
     pub node_account: Option<Account>,
-    /// Who may read `<volume>-admin`.
+    /// Who may read `<volume>-controller`.
     pub controller_account: Option<Account>,
 }
 

@@ -30,6 +30,7 @@ async fn the_primary_region_gets_a_metadata_service_and_workers_and_a_bundle() {
         "documents-metadata-tls",
         "documents-worker-tls",
         "documents-client",
+        "documents-controller",
         "documents-admin",
         "documents-join",
     ] {

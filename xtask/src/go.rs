@@ -8,7 +8,7 @@
 //! the lab. States of a program: absent, or whole: it is built beside its place and renamed.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -151,6 +151,59 @@ fn hash<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
         })
 }
 
+/// The module that brings the resource definitions of snapshots, and where they are in it.
+const SNAPSHOT_DEFINITIONS: (&str, &str) = (
+    "github.com/kubernetes-csi/external-snapshotter/client/v8",
+    "config/crd",
+);
+
+/// Their names. (There are others beside them, of groups of volumes.)
+const SNAPSHOT_DEFINITION_PREFIX: &str = "snapshot.storage.k8s.io_";
+
+/// Copies the resource definitions of snapshots into the cache, if they are not there.
+fn snapshot_definitions(module: &Path, cache: &Path) -> Result<PathBuf, String> {
+    let versions = fs::read(module.join("go.mod")).map_err(|error| format!("cannot read go.mod: {error}"))?;
+    let key = hash([versions.as_slice()].into_iter());
+    let directory = cache.join(format!("snapshot-definitions-{key:016x}"));
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    let (name, folder) = SNAPSHOT_DEFINITIONS;
+    let go = |arguments: &[&str]| {
+        let output = Command::new("go")
+            .args(arguments)
+            .arg(name)
+            .current_dir(module)
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOWORK", "off")
+            .output()
+            .map_err(|error| format!("go cannot be run: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        } else {
+            Err(format!(
+                "{name} cannot be had: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ))
+        }
+    };
+    go(&["mod", "download"])?;
+    let from = Path::new(&go(&["list", "-m", "-f", "{{.Dir}}"])?).join(folder);
+    let failed = |error: io::Error| format!("cannot copy {}: {error}", from.display());
+    let partial = directory.with_extension("part");
+    fs::create_dir_all(&partial).map_err(failed)?;
+    for entry in fs::read_dir(&from).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = entry.file_name();
+        if file.to_string_lossy().starts_with(SNAPSHOT_DEFINITION_PREFIX) {
+            let text = fs::read(entry.path()).map_err(failed)?;
+            fs::write(partial.join(file), text).map_err(failed)?;
+        }
+    }
+    fs::rename(&partial, &directory).map_err(failed)?;
+    Ok(directory)
+}
+
 /// Builds what is not there, and returns a directory with all of them and `others` (name and file).
 pub fn programs(place: &Place, others: &[(&str, &Path)]) -> Result<PathBuf, String> {
     let module = place.root.join("e2e/tools/cluster");
@@ -192,6 +245,8 @@ pub fn programs(place: &Place, others: &[(&str, &Path)]) -> Result<PathBuf, Stri
         .iter()
         .map(|(name, path, _)| (*name, path.as_path()))
         .collect();
+    let definitions = snapshot_definitions(&module, &cache)?;
+    links.push(("snapshot-definitions", &definitions));
     links.extend(others);
     link_all(place, &links)
 }

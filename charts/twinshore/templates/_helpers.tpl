@@ -107,3 +107,60 @@ for what is not there yet.
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{/* Labels by which the pods of a part are found: {root, component}. They never change. */}}
+{{- define "twinshore.selector" -}}
+app.kubernetes.io/name: twinshore
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Whether the cluster can make snapshots: not empty if so. */}}
+{{- define "twinshore.snapshots" -}}
+{{- $when := .Values.sidecars.snapshotter.when -}}
+{{- if or (eq $when "Always") (and (eq $when "Auto") (.Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1")) -}}
+yes
+{{- end -}}
+{{- end -}}
+
+{{/* A program of Kubernetes beside the controller plugin: {root, sidecar, arguments}. */}}
+{{- define "twinshore.sidecar" -}}
+image: {{ .sidecar.image }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+args:
+  - --csi-address=/csi/csi.sock
+  - --timeout=60s
+  - --leader-election
+  - --leader-election-namespace={{ .root.Release.Namespace }}
+  {{- range .arguments }}
+  - {{ . }}
+  {{- end }}
+  {{- with .sidecar.additionalArgs }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+terminationMessagePolicy: FallbackToLogsOnError
+securityContext:
+  {{- include "twinshore.restricted" .root | nindent 2 }}
+{{- with .sidecar.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumeMounts:
+  - name: socket
+    mountPath: /csi
+{{- end -}}
+
+{{/* Where a part runs that every node needs. */}}
+{{- define "twinshore.everywhere" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+tolerations:
+  {{- if .tolerateAllTaints }}
+  - operator: Exists
+  {{- end }}
+  {{- with .tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}

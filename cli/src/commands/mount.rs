@@ -4,8 +4,12 @@
 //!
 //! Without `--foreground` the command starts itself again with it, in a session of its own, and returns when that process
 //! says that the mount is usable, or has failed. Secrets reach it through its environment, never through its arguments.
+//!
+//! With `--device-from-stdin` the mount exists already: asked to stop, the process writes everything out and ends, and programs that still use the
+//! mount get errors until whoever made it unmounts it.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -156,33 +160,63 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
         .map_err(CommandError::failed("start the asynchronous runtime"))?;
     let notifier = KernelNotifier::start().map_err(CommandError::failed("start the notifier"))?;
     let Connected { vfs, format } = runtime.block_on(connect(arguments, Arc::clone(&notifier)))?;
-    runtime.spawn(unmount_when_asked(vfs.clone(), arguments.mount_point.clone()));
     let options = MountOptions {
         read_only: arguments.read_only,
         ..MountOptions::new(&arguments.mount_point, format.name)
     };
     let ready = || println!("{READY_LINE}");
-    mount::run(vfs, &notifier, runtime.handle(), &options, ready).map_err(CommandError::failed(format!(
+    let handle = runtime.handle();
+    let result = if arguments.device_from_stdin {
+        let device = std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(CommandError::failed("take over the device"))?;
+        runtime.spawn(end_when_asked(vfs.clone()));
+        mount::run_on(device, vfs, &notifier, handle, &options, ready)
+    } else {
+        runtime.spawn(unmount_when_asked(vfs.clone(), arguments.mount_point.clone()));
+        mount::run(vfs, &notifier, handle, &options, ready)
+    };
+    result.map_err(CommandError::failed(format!(
         "mount at {}",
         arguments.mount_point.display()
     )))
 }
 
-/// As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends. With nothing unwritten this
-/// asks nobody, so that a mount ends also when the metadata service has ended before it.
-async fn unmount_when_asked(vfs: Vfs, mount_point: PathBuf) {
+/// Writes everything out and ends the process, which alone would wait for somebody to unmount.
+async fn end_when_asked(vfs: Vfs) {
+    if flush_when_asked(&vfs).await {
+        if let Err(errno) = vfs.shut_down().await {
+            tracing::error!(%errno, "what was written at the very end could not be stored");
+            std::process::exit(1);
+        }
+        std::process::exit(0);
+    }
+}
+
+/// Waits until the process is asked to stop and everything is written. False if it can never be asked.
+async fn flush_when_asked(vfs: &Vfs) -> bool {
     loop {
         if let Err(error) = super::asked_to_stop().await {
             tracing::error!(
                 error = crate::error::with_causes(&error),
                 "cannot listen for signals"
             );
-            return;
+            return false;
         }
-        if let Err(errno) = vfs.flush_everything().await {
-            tracing::error!(%errno, "asked to stop, but not everything could be written: repair the cause and ask again");
-            continue;
+        match vfs.flush_everything().await {
+            Ok(()) => return true,
+            Err(errno) => {
+                tracing::error!(%errno, "asked to stop, but not everything could be written: repair the cause and ask again");
+            }
         }
+    }
+}
+
+/// As `umount -l` does: what is in use goes on until it is closed, then the process writes out and ends. With nothing unwritten this
+/// asks nobody, so that a mount ends also when the metadata service has ended before it.
+async fn unmount_when_asked(vfs: Vfs, mount_point: PathBuf) {
+    while flush_when_asked(&vfs).await {
         let mount_point = mount_point.clone();
         let unmounted =
             tokio::task::spawn_blocking(move || mount::unmount(&mount_point, mount::UnmountMode::Written));

@@ -18,6 +18,9 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:1.35";
 /// The cluster's DNS.
 pub const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.13.1";
 
+/// What makes snapshots of Kubernetes known to drivers.
+pub const SNAPSHOT_CONTROLLER: &str = "registry.k8s.io/sig-storage/snapshot-controller:v8.4.0";
+
 /// Programs that are alone in their images, as `/NAME`.
 const SINGLE_PROGRAMS: [(&str, &str); 5] = [
     ("coredns", COREDNS),
@@ -30,10 +33,7 @@ const SINGLE_PROGRAMS: [(&str, &str); 5] = [
         "csi-snapshotter",
         "registry.k8s.io/sig-storage/csi-snapshotter:v8.4.0",
     ),
-    (
-        "snapshot-controller",
-        "registry.k8s.io/sig-storage/snapshot-controller:v8.4.0",
-    ),
+    ("snapshot-controller", SNAPSHOT_CONTROLLER),
 ];
 
 /// Where Debian's `busybox-static` is.

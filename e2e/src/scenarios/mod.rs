@@ -3,9 +3,14 @@
 //! To add one: a module with a function `run(context: &Context) -> Result<(), Failure>`, and a line in [`ALL`].
 
 mod basic;
+mod claims;
 mod context;
+mod deployment;
 mod http;
+mod pods;
 mod presign;
+mod sanity;
+mod snapshots;
 mod volume;
 mod wan;
 
@@ -29,7 +34,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 3] = [
+pub const ALL: [Suite; 6] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -44,6 +49,21 @@ pub const ALL: [Suite; 3] = [
         name: "volume",
         about: "the chart and one volume in both clusters, brought up by the operators, its parts speaking over mutual TLS",
         run: volume::run,
+    },
+    Suite {
+        name: "pods",
+        about: "pods of both clusters on one claim: what one writes the other reads, quotas, access modes, plugins that are killed",
+        run: pods::run,
+    },
+    Suite {
+        name: "snapshots",
+        about: "clones, snapshots and what is restored from them, through the objects of Kubernetes",
+        run: snapshots::run,
+    },
+    Suite {
+        name: "sanity",
+        about: "the conformance tests of the Container Storage Interface against the driver in the target region",
+        run: sanity::run,
     },
 ];
 

@@ -9,6 +9,9 @@
 //! 5. Requests are served until the mount is gone: `umount`, or an aborted connection.
 //! 6. What is buffered is written out and the session closed.
 //!
+//! [`run_on`] is the same for a mount that another process has made: it is given the open `/dev/fuse` and needs no privilege. Steps 1, 2 and the
+//! readahead are then the other's.
+//!
 //! # Failure cases
 //!
 //! `kill -9` closes `/dev/fuse`: the kernel answers every waiting program with an error, and the mount point says "Transport endpoint is not
@@ -159,7 +162,45 @@ pub fn run(
     options: &MountOptions,
     ready: impl FnOnce(),
 ) -> Result<(), MountError> {
-    let served = serve(&vfs, notifier, runtime, options, ready);
+    let connect = |adapter| {
+        let mount_point = point::prepare(&options.mount_point)?;
+        let session = connect(adapter, &mount_point, options)?;
+        raise_readahead(&mount_point);
+        Ok((session, Some(mount_point)))
+    };
+    run_with(&vfs, notifier, runtime, options, ready, connect)
+}
+
+/// The same on a mount that exists: `device` is the `/dev/fuse` that it was made with. This process cannot unmount; whoever made the mount does.
+#[allow(clippy::needless_pass_by_value)] // As for `run`.
+pub fn run_on(
+    device: OwnedFd,
+    vfs: Vfs,
+    notifier: &Arc<KernelNotifier>,
+    runtime: &Runtime,
+    options: &MountOptions,
+    ready: impl FnOnce(),
+) -> Result<(), MountError> {
+    let connect = |adapter| {
+        let config = configuration(options);
+        let session = fuser::Session::from_fd(adapter, device, config.acl, config);
+        Ok((session.map_err(MountError::Connection)?, None))
+    };
+    run_with(&vfs, notifier, runtime, options, ready, connect)
+}
+
+/// A session with the kernel, and what to unmount if it breaks.
+type Connected = (fuser::Session<Adapter>, Option<PathBuf>);
+
+fn run_with(
+    vfs: &Vfs,
+    notifier: &Arc<KernelNotifier>,
+    runtime: &Runtime,
+    options: &MountOptions,
+    ready: impl FnOnce(),
+    connect: impl FnOnce(Adapter) -> Result<Connected, MountError>,
+) -> Result<(), MountError> {
+    let served = serve(vfs, notifier, runtime, options, ready, connect);
     notifier.stop();
     // Also after a failure: whoever connected the Vfs handed it over for good.
     let flushed = runtime.block_on(async { tokio::time::timeout(SHUT_DOWN_LIMIT, vfs.shut_down()).await });
@@ -176,21 +217,20 @@ fn serve(
     runtime: &Runtime,
     options: &MountOptions,
     ready: impl FnOnce(),
+    connect: impl FnOnce(Adapter) -> Result<Connected, MountError>,
 ) -> Result<(), MountError> {
-    let mount_point = point::prepare(&options.mount_point)?;
     let adapter_options = AdapterOptions {
         read_only: options.read_only,
     };
     let adapter = Adapter::new(vfs.clone(), runtime.clone(), notifier.clone(), adapter_options)
         .map_err(MountError::Connection)?;
-    let session = connect(adapter, &mount_point, options)?;
+    let (session, mount_point) = connect(adapter)?;
     let device = session
         .as_fd()
         .try_clone_to_owned()
         .map_err(MountError::Connection)?;
     notifier.attach(Some(Arc::new(Device::new(session.notifier(), device))));
-    raise_readahead(&mount_point);
-    info!(path = %mount_point.display(), volume = options.volume_name, "mounted");
+    info!(path = %options.mount_point.display(), volume = options.volume_name, "mounted");
     ready();
     match session.run() {
         Ok(()) => Ok(()),
@@ -201,17 +241,15 @@ fn serve(
         }
         Err(error) => {
             // A reader thread is gone, and with it the requests that it had read: nothing may wait for them.
-            let _ = rustix::mount::unmount(&mount_point, UnmountFlags::DETACH | UnmountFlags::FORCE);
+            if let Some(mount_point) = mount_point {
+                let _ = rustix::mount::unmount(&mount_point, UnmountFlags::DETACH | UnmountFlags::FORCE);
+            }
             Err(MountError::Connection(error))
         }
     }
 }
 
-fn connect(
-    adapter: Adapter,
-    mount_point: &Path,
-    options: &MountOptions,
-) -> Result<fuser::Session<Adapter>, MountError> {
+fn configuration(options: &MountOptions) -> fuser::Config {
     let mut config = fuser::Config::default();
     config.acl = if options.allow_other {
         fuser::SessionACL::All
@@ -219,6 +257,15 @@ fn connect(
         fuser::SessionACL::Owner
     };
     config.n_threads = Some(options.reader_threads.max(2));
+    config
+}
+
+fn connect(
+    adapter: Adapter,
+    mount_point: &Path,
+    options: &MountOptions,
+) -> Result<fuser::Session<Adapter>, MountError> {
+    let mut config = configuration(options);
     let refused = |source| MountError::Refused {
         path: mount_point.to_owned(),
         source,

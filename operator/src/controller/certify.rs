@@ -58,6 +58,8 @@ pub struct Certified {
     pub worker: Pair,
     /// Of the mounts.
     pub client: Pair,
+    /// Of the controller plugin, which may do what a mount may: claims are a client's business in both clusters.
+    pub controller: Pair,
     /// Of administration, in the primary's cluster.
     pub admin: Option<Pair>,
     /// When the first of them is due.
@@ -128,6 +130,7 @@ pub fn certify(validated: &Validated, now: Timestamp) -> Result<Certified, Certi
     };
     let worker = leaf(PartRole::Worker, BTreeSet::new(), present.worker.as_ref())?;
     let client = leaf(PartRole::Client, BTreeSet::new(), present.client.as_ref())?;
+    let controller = leaf(PartRole::Client, BTreeSet::new(), present.controller.as_ref())?;
     Ok(Certified {
         volume_id,
         authority: root,
@@ -136,6 +139,7 @@ pub fn certify(validated: &Validated, now: Timestamp) -> Result<Certified, Certi
         metadata,
         worker,
         client,
+        controller,
         admin,
         due,
     })

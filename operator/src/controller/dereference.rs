@@ -89,6 +89,8 @@ pub struct Present {
     pub worker: Option<Data>,
     /// `<volume>-client`.
     pub client: Option<Data>,
+    /// `<volume>-controller`.
+    pub controller: Option<Data>,
     /// `<volume>-admin`.
     pub admin: Option<Data>,
 }
@@ -125,6 +127,7 @@ pub async fn dereference(
         metadata: read(&secrets, &names.metadata_secret()).await?,
         worker: read(&secrets, &names.worker_secret()).await?,
         client: read(&secrets, &names.client()).await?,
+        controller: read(&secrets, &names.controller()).await?,
         admin: read(&secrets, &names.admin()).await?,
     };
     Ok(Referenced {

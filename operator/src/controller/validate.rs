@@ -218,6 +218,7 @@ pub fn validate(
             metadata: present.metadata.as_ref().and_then(leaf),
             worker: present.worker.as_ref().and_then(leaf),
             client: present.client.as_ref().and_then(leaf),
+            controller: present.controller.as_ref().and_then(leaf),
             admin: present.admin.as_ref().and_then(leaf),
         },
         owner: volume

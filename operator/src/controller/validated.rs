@@ -117,6 +117,8 @@ pub struct PresentLeaves {
     pub worker: Option<Pair>,
     /// Of the mounts.
     pub client: Option<Pair>,
+    /// Of the controller plugin.
+    pub controller: Option<Pair>,
     /// Of administration.
     pub admin: Option<Pair>,
 }

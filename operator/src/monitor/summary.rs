@@ -1,6 +1,7 @@
 //! What of a volume's status is shown, and what of its settings has to change. Pure.
 
 use jiff::Timestamp;
+use twinshore_crds::names::CSI_PURPOSES;
 use twinshore_crds::{ReplicationStatus, SessionCounts, UsageStatus};
 use twinshore_protocol::format::{Compression, Durability, VolumeSettings};
 use twinshore_protocol::message::Role;
@@ -83,10 +84,11 @@ pub fn summarise(status: &VolumeStatus) -> Summary {
 
 fn count(sessions: &[SessionStatus]) -> SessionCounts {
     let mut counts = SessionCounts::default();
-    for session in sessions
-        .iter()
-        .filter(|session| session.description.purpose != PURPOSE)
-    {
+    for session in sessions {
+        let purpose = session.description.purpose.as_str();
+        if purpose == PURPOSE || CSI_PURPOSES.contains(&purpose) {
+            continue;
+        }
         match session.role {
             Role::Client => counts.mounts += 1,
             Role::Worker => counts.workers += 1,

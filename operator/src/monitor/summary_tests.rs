@@ -87,6 +87,7 @@ fn status() -> VolumeStatus {
             session(Role::Client, "/mnt", true),
             session(Role::Client, "/mnt", false),
             session(Role::Client, PURPOSE, true),
+            session(Role::Client, CSI_PURPOSES[0], true),
             session(Role::Worker, "worker", true),
             session(Role::Admin, "status", true),
         ],

@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use twinshore_crds::names::CLIENT_COMPONENT;
-use twinshore_protocol::Side;
 
 use super::super::validate::Validated;
 use super::{Resources, owned};
@@ -14,8 +13,8 @@ pub fn add(validated: &Validated, settings: &Settings, resources: &mut Resources
     if let Some(account) = &settings.node_account {
         allow(validated, validated.names.client(), account, resources);
     }
-    if let (Side::Primary, Some(account)) = (validated.side, &settings.controller_account) {
-        allow(validated, validated.names.admin(), account, resources);
+    if let Some(account) = &settings.controller_account {
+        allow(validated, validated.names.controller(), account, resources);
     }
 }
 

@@ -41,6 +41,12 @@ pub fn all(validated: &Validated, certified: &Certified) -> Result<Vec<Secret>, 
         CLIENT_COMPONENT,
         &certified.client,
     )?);
+    secrets.push(secret(
+        validated,
+        names.controller(),
+        CLIENT_COMPONENT,
+        &without_buckets(content(validated, certified, &certified.controller)),
+    )?);
     secrets.extend(join(validated, certified));
     Ok(secrets)
 }
@@ -52,7 +58,21 @@ fn part(
     component: &'static str,
     pair: &Pair,
 ) -> Result<Secret, BuildError> {
-    let content = PartSecret {
+    secret(validated, name, component, &content(validated, certified, pair))
+}
+
+/// For a part that speaks to the metadata service only.
+fn without_buckets(content: PartSecret) -> PartSecret {
+    PartSecret {
+        credentials: None,
+        credentials2: None,
+        bucket_authorities: None,
+        ..content
+    }
+}
+
+fn content(validated: &Validated, certified: &Certified, pair: &Pair) -> PartSecret {
+    PartSecret {
         config: PartConfig {
             volume_id: certified.volume_id.clone(),
             volume: validated.names.volume().to_owned(),
@@ -73,7 +93,15 @@ fn part(
         authority: certified.authority.clone(),
         certificate: pair.certificate.clone(),
         private_key: pair.key.clone(),
-    };
+    }
+}
+
+fn secret(
+    validated: &Validated,
+    name: String,
+    component: &'static str,
+    content: &PartSecret,
+) -> Result<Secret, BuildError> {
     let data = content
         .to_data()
         .map_err(|source| BuildError::Secret(component, source))?;

@@ -111,12 +111,13 @@ fn the_primary_region_has_everything() {
             "Claim data-documents-metadata-0",
             "Deployment documents-worker",
             "NetworkPolicy documents-metadata",
-            "Role documents-admin",
             "Role documents-client",
-            "RoleBinding documents-admin",
+            "Role documents-controller",
             "RoleBinding documents-client",
+            "RoleBinding documents-controller",
             "Secret documents-admin",
             "Secret documents-client",
+            "Secret documents-controller",
             "Secret documents-join",
             "Secret documents-metadata-tls",
             "Secret documents-worker-tls",
@@ -135,8 +136,11 @@ fn the_target_region_has_workers_and_what_mounts_need() {
             "Budget documents-worker",
             "Deployment documents-worker",
             "Role documents-client",
+            "Role documents-controller",
             "RoleBinding documents-client",
+            "RoleBinding documents-controller",
             "Secret documents-client",
+            "Secret documents-controller",
             "Secret documents-worker-tls",
         ]
     );
@@ -147,6 +151,24 @@ fn the_target_region_has_workers_and_what_mounts_need() {
         value_of(&arguments, "--metadata"),
         Some("https://east.example.org:7700")
     );
+}
+
+#[test]
+fn the_controller_plugin_gets_no_keys_of_buckets() {
+    for region in ["east", "west"] {
+        let (_, _, resources) = built(&two_regions(), region, Running::default());
+        let named = |name: &str| {
+            let is_named = |secret: &&Secret| secret.metadata.name.as_deref() == Some(name);
+            let secret = resources.secrets.iter().find(is_named).unwrap();
+            PartSecret::from_data(secret.data.as_ref().unwrap()).unwrap()
+        };
+        let controller = named("documents-controller");
+        let client = named("documents-client");
+        assert!(client.credentials.is_some() && controller.credentials.is_none());
+        assert!(controller.credentials2.is_none() && controller.bucket_authorities.is_none());
+        assert_eq!(controller.config, client.config);
+        assert_ne!(controller.private_key, client.private_key);
+    }
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Claims and the pods that use them: what suites about pods have in common.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::address::Node;
+use crate::failure::{Failure, at_once};
+use crate::kubectl::{Kubectl, summary};
+use crate::patience::Look;
+use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE, VOLUME};
+use crate::scenarios::{Context, POD_PATIENCE, busybox_pod};
+
+/// The class of claims that are shared.
+pub const CLASS: &str = "suite-pods";
+
+/// For a claim to be bound: one call to the metadata service, of the other region.
+pub const BIND_PATIENCE: Duration = Duration::from_mins(1);
+
+/// For a daemon set to be replaced: its pods end and start.
+pub const ROLLOUT_PATIENCE: Duration = Duration::from_mins(2);
+
+/// The group of the pods that share a claim.
+pub const GROUP: u32 = 2000;
+
+/// The class of claims on the volume.
+pub fn class(context: &Context) -> Value {
+    let namespace = context.east.kubectl.namespace();
+    json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": { "name": CLASS },
+        "provisioner": "csi.twinshore.io",
+        "parameters": { "volume": format!("{namespace}/{VOLUME}") },
+        "allowVolumeExpansion": true,
+    })
+}
+
+/// A claim of that class.
+pub fn claim(name: &str, mode: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": { "name": name },
+        "spec": {
+            "storageClassName": CLASS,
+            "accessModes": [mode],
+            "resources": { "requests": { "storage": size } },
+        },
+    })
+}
+
+/// Waits until a claim has its volume.
+pub fn is_bound(kubectl: &Kubectl, name: &str) -> Result<(), Failure> {
+    kubectl.wait_until(&format!("persistentvolumeclaim/{name}"), BIND_PATIENCE, |claim| {
+        Look::at(claim["status"]["phase"] == "Bound", summary(claim))
+    })
+}
+
+/// A pod of an ordinary user, with a claim at `/data`.
+pub fn user_pod(name: &str, claim: &str, node: Option<Node>) -> Value {
+    let node = node.map(|node| node.to_string());
+    let mut pod = busybox_pod(name, "exec sleep 1000000", node.as_deref(), "64Mi");
+    pod["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": GROUP });
+    pod["spec"]["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+    pod
+}
+
+/// Starts a pod and waits until it is ready.
+pub fn start(kubectl: &Kubectl, pod: &Value) -> Result<(), Failure> {
+    kubectl.apply(&pod.to_string())?;
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    kubectl.wait_for_pod(name, POD_PATIENCE)
+}
+
+/// Compares what was found with what should be there.
+pub fn same(expected: &str, found: &str) -> Result<(), Failure> {
+    if expected.trim_end() == found.trim_end() {
+        return Ok(());
+    }
+    Err(Failure::wrong(format!("expected {expected:?}, found {found:?}")))
+}
+
+/// Removes pods and claims, then the volume and the chart.
+pub fn remove(context: &Context) -> Result<(), Failure> {
+    at_once("remove pods and claims", &context.clusters(), |cluster| {
+        let kubectl = &cluster.kubectl;
+        for kind in ["pods", "persistentvolumeclaims"] {
+            kubectl
+                .command(["delete", kind, "--all", "--timeout=90s"])
+                .patience(Duration::from_secs(100))
+                .done()?;
+        }
+        let volumes = format!("persistentvolumes of {CLASS}");
+        crate::patience::wait_for(&volumes, BIND_PATIENCE, || {
+            let path = "{.items[*].spec.storageClassName}";
+            match kubectl.say(&format!("get persistentvolumes --output=jsonpath={path}")) {
+                Ok(said) => Look::at(!said.contains(CLASS), said),
+                Err(error) => Look::NotYet(crate::failure::chain(&error)),
+            }
+        })?;
+        kubectl.delete(&format!("storageclass/{CLASS}"))
+    })?;
+    deployment::remove(context)
+}
+
+/// What the driver has said, for whoever looks for the reason of a failure.
+pub fn tell_logs(context: &Context) {
+    const LINES: &str = "--tail=40";
+    for cluster in context.clusters() {
+        let system = cluster.kubectl.in_namespace(SYSTEM_NAMESPACE);
+        for component in ["csi-controller", "csi-node", "csi-mounter"] {
+            let selector = format!("--selector=app.kubernetes.io/component={component}");
+            let said = system
+                .command(["logs", &selector, "--all-containers", "--prefix", LINES])
+                .output()
+                .unwrap_or_else(|error| error.to_string());
+            println!("{component} in {}:\n{said}", cluster.region);
+        }
+    }
+}
