@@ -268,7 +268,7 @@ impl Service {
                             state.welcome()
                         }
                     }
-                    ClientMessage::Heartbeat { number } => ServerMessage::HeartbeatReply { number },
+                    ClientMessage::Heartbeat { number } => ServerMessage::HeartbeatReply { number, time: None },
                     ClientMessage::Request {
                         number, operation, ..
                     } => {
@@ -290,6 +290,7 @@ impl Service {
                             result,
                             directories: Vec::new(),
                             superseded: Vec::new(),
+                            delegated: Vec::new(),
                         }
                     }
                     ClientMessage::Goodbye => return,

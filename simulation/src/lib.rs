@@ -26,6 +26,7 @@ pub mod faults;
 pub mod history;
 pub mod host;
 pub mod kernel;
+pub mod names;
 pub mod network;
 pub mod random;
 pub mod shared;

@@ -101,6 +101,7 @@ pub(super) struct Transaction<'a> {
     totals: Option<(TotalsRow, TotalsRow)>,
     format: Option<VolumeFormat>,
     changes: Vec<Invalidation>,
+    pub(super) beyond_limits: bool,
 }
 
 impl<'a> Transaction<'a> {
@@ -115,6 +116,7 @@ impl<'a> Transaction<'a> {
             totals: None,
             format: None,
             changes: Vec::new(),
+            beyond_limits: false,
         }
     }
 
@@ -142,6 +144,7 @@ impl<'a> Transaction<'a> {
                     result: Ok(reply.unwrap_or(Reply::Done)),
                     mutations,
                     changes: self.changes,
+                    beyond_limits: self.beyond_limits,
                 })
             }
             Err(Failure::Errno(errno)) => Ok(Outcome {
@@ -149,6 +152,7 @@ impl<'a> Transaction<'a> {
                 unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
+                beyond_limits: false,
             }),
             Err(Failure::Unfinished) => Err(corrupt(keys::TOTALS, "settling is never unfinished")),
             Err(Failure::Core(error)) => Err(error),

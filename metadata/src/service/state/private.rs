@@ -92,7 +92,7 @@ impl PrivateFiles {
     }
 }
 
-/// A request that waits for the holder of a private file.
+/// A request that waits for the holder of a private file, or of a delegation.
 #[derive(Debug)]
 pub(super) struct Blocked {
     session: SessionId,
@@ -182,7 +182,7 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// Keeps a request to be executed anew ([`Self::run_blocked`]).
-    fn set_aside(
+    pub(super) fn set_aside(
         &mut self,
         session: SessionId,
         number: RequestNumber,
