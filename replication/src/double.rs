@@ -294,7 +294,9 @@ impl Service {
                         }
                     }
                     ClientMessage::Goodbye => return,
-                    ClientMessage::Reclaim(_) | ClientMessage::Acknowledge { .. } => continue,
+                    ClientMessage::Reclaim(_)
+                    | ClientMessage::Acknowledge { .. }
+                    | ClientMessage::Returned { .. } => continue,
                 };
                 if to_client.send(vec![answer]).await.is_err() {
                     return;

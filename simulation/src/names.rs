@@ -14,7 +14,6 @@ use twinshore_filesystem::vfs::{OpenFlags, Vfs};
 use twinshore_protocol::{Caller, Errno, FileName, InodeNumber, SessionId};
 
 use crate::history::MountNumber;
-use crate::kernel::Kernel;
 use crate::random::Random;
 use crate::shared::{Shared, name};
 
@@ -61,12 +60,20 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A mount's directory, the mount, and one of the names.
+    fn find(&self, of: MountNumber, slot: usize) -> Option<(InodeNumber, Vfs, Row)> {
+        let directories = self.lock();
+        let directory = directories.get(&of)?;
+        let row = directory.rows.get(slot)?;
+        Some((directory.inode, directory.vfs.clone(), row.clone()))
+    }
+
     /// Directories, names, and whether these exist, of all that is durable.
     pub fn durable(&self) -> Vec<(InodeNumber, FileName, bool)> {
         let directories = self.lock();
         let durable = directories.values().flat_map(|directory| {
             let rows = directory.rows.iter().filter(|row| row.durable && !row.changing);
-            rows.filter_map(|row| Some((directory.inode, name(&row.name), row.told?.exists)))
+            rows.filter_map(move |row| Some((directory.inode, name(&row.name), row.told?.exists)))
         });
         durable.collect()
     }
@@ -162,10 +169,6 @@ impl Namer {
                 .map(|row| row.told.is_some_and(|told| told.exists))
                 .collect()
         };
-        let pick = |random: &mut Random, taken: &mut BTreeSet<usize>| {
-            let slot = usize::try_from(random.between(0, SLOTS)).unwrap_or(0);
-            taken.insert(slot).then_some(slot)
-        };
         let slot = pick(&mut self.shared.random, taken)?;
         if !exists[slot] {
             return Some(Change::Create(slot));
@@ -208,6 +211,12 @@ impl Namer {
             }
         }
     }
+}
+
+/// One that no other change touches.
+fn pick(random: &mut Random, taken: &mut BTreeSet<usize>) -> Option<usize> {
+    let slot = usize::try_from(random.between(0, SLOTS)).unwrap_or(0);
+    taken.insert(slot).then_some(slot)
 }
 
 /// Carries out one change, and writes down what the program was told.
@@ -311,22 +320,18 @@ fn guilty(shared: &Shared, what: &str) {
 pub async fn look(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(), Errno> {
     let of = MountNumber(shared.random.between(0, mounts));
     let slot = usize::try_from(shared.random.between(0, SLOTS)).unwrap_or(0);
-    let find = |directories: &BTreeMap<MountNumber, Directory>| {
-        let directory = directories.get(&of)?;
-        Some((directory.inode, directory.vfs.clone(), directory.rows[slot].clone()))
-    };
-    let Some((directory, writer, before)) = find(&names.lock()) else {
+    let Some((directory, writer, before)) = names.find(of, slot) else {
         return Ok(());
     };
     let Some(told) = before.told.filter(|_| !before.changing) else {
         return Ok(());
     };
-    let kernel: Kernel = shared.kernel.clone();
+    let kernel = shared.kernel.clone();
     if shared.random.one_in(3) {
         kernel.lookup(InodeNumber::ROOT, &name(&format!("names-{}", of.0))).await?;
     }
     let found = kernel.lookup(directory, &name(&before.name)).await?;
-    let Some((_, _, after)) = find(&names.lock()) else {
+    let Some((_, _, after)) = names.find(of, slot) else {
         return Ok(());
     };
     if after.version != before.version || after.name != before.name || found.is_some() == told.exists {

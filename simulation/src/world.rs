@@ -217,7 +217,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         &buckets,
         started,
         options.seed,
-        (&expected, &names),
+        (expected.as_slice(), &names),
         verdict,
         trace,
     )
@@ -479,3 +479,7 @@ impl BlockCache for NoCache {
 struct NoTasks;
 
 impl TaskRunner for NoTasks {}
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

@@ -297,3 +297,7 @@ impl<W> Ledger<W> {
         (next < self.window_end()).then_some(next)
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -215,7 +215,7 @@ async fn serve(
                         .send(vec![ServerMessage::Welcome(Box::new(welcome))])
                         .await;
                 }
-                ClientMessage::Reclaim(_) => {}
+                ClientMessage::Reclaim(_) | ClientMessage::Returned { .. } => {}
                 ClientMessage::Request {
                     number, operation, ..
                 } => {

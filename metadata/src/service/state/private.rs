@@ -132,7 +132,9 @@ impl<V: ViewStore> Service<V> {
         result: &Result<Reply, Errno>,
     ) -> bool {
         let older_are_missing = self.grace && self.format.settings.durability == Durability::Fsync;
-        if (self.private.is_empty() && !older_are_missing) || matches!(operation, Operation::Commit { .. }) {
+        // What was answered already concerns only what its session made, and younger requests rest on it.
+        let never_waits = matches!(operation, Operation::Commit { .. }) || caller.answered.is_some();
+        if (self.private.is_empty() && !older_are_missing) || never_waits {
             return false;
         }
         let told = files_told_of(operation, result);
