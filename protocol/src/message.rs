@@ -17,6 +17,14 @@
 //!    has cached over earlier streams, which it dropped when they broke, and is acknowledged when its kernel is through with that.
 //! 6. The client sends `Heartbeat` every [`HEARTBEAT_SECONDS`]; the service answers `HeartbeatReply` to each.
 //!
+//! # Delegations
+//!
+//! A reply may say that a directory is *delegated* to the session. While it is, and the lease lasts, the client answers its programs for
+//! it in place of the service, and sends these operations like others, marked with the time of the answer ([`Caller::answered`]).
+//! It ends with `Recall`, which the client answers with `Returned` without waiting for anything but that what it has answered is
+//! sent, or with the stream. On the next stream the client sends `Returned { number: 0 }` once all that it has answered is sent again. A directory that
+//! was made by an operation that was answered is delegated too.
+//!
 //! # Guarantees
 //!
 //! * A mutating request is applied once, however often it is sent: its result stands in the record that applied it.
@@ -48,6 +56,7 @@ use crate::name::FileName;
 use crate::operation::{Caller, Operation};
 use crate::replication::Task;
 use crate::reply::Reply;
+use crate::time::Timestamp;
 
 /// The version of the messages. Grows when a variant is added that older peers must not be sent.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -130,6 +139,10 @@ pub struct Hello {
     /// Of a resuming client: the highest epoch and position that it has seen.
     #[n(7)]
     pub seen: Option<(Epoch, Position)>,
+    /// It can be given delegations of directories.
+    #[n(8)]
+    #[cbor(default)]
+    pub delegations: bool,
 }
 
 /// What a resuming client still holds.
@@ -185,6 +198,13 @@ pub enum ClientMessage {
     /// The session ends: nothing of it is outstanding.
     #[n(5)]
     Goodbye,
+    /// The client gives directories back. What it answered for them was sent before this.
+    #[n(6)]
+    Returned {
+        /// The number of the `Recall`, or 0 for all that was delegated over older streams.
+        #[n(0)]
+        number: u64,
+    },
 }
 
 /// What a client may no longer use.
@@ -306,6 +326,10 @@ pub enum ServerMessage {
         /// the invalidations of these changes came before it. Needs no acknowledgement.
         #[n(4)]
         superseded: Vec<Invalidation>,
+        /// Directories that are delegated to the session, of those that the request concerned.
+        #[n(5)]
+        #[cbor(default)]
+        delegated: Vec<InodeNumber>,
     },
     /// Drop these, then acknowledge.
     #[n(3)]
@@ -324,6 +348,9 @@ pub enum ServerMessage {
         /// The number of the heartbeat.
         #[n(0)]
         number: u64,
+        /// The time of the service.
+        #[n(1)]
+        time: Option<Timestamp>,
     },
     /// Tasks for this worker or mount.
     #[n(5)]
@@ -340,5 +367,15 @@ pub enum ServerMessage {
         /// Where to resume.
         #[n(0)]
         after: Option<crate::identifiers::ObjectId>,
+    },
+    /// Answer nothing more for these directories, then say `Returned`. What is cached of them stays leased.
+    #[n(9)]
+    Recall {
+        /// Its number, not 0. Never used again within the session.
+        #[n(0)]
+        number: u64,
+        /// The directories.
+        #[n(1)]
+        directories: Vec<InodeNumber>,
     },
 }

@@ -29,6 +29,20 @@ impl Timestamp {
         (seconds + (f64::from(self.nanoseconds) - f64::from(earlier.nanoseconds)) / 1e9).max(0.0)
     }
 
+    /// This time, later by a duration.
+    #[must_use]
+    pub const fn plus(self, duration: std::time::Duration) -> Self {
+        const SECOND: u32 = 1_000_000_000;
+        let nanoseconds = self.nanoseconds + duration.subsec_nanos();
+        Self {
+            seconds: self
+                .seconds
+                .saturating_add_unsigned(duration.as_secs())
+                .saturating_add((nanoseconds / SECOND) as i64),
+            nanoseconds: nanoseconds % SECOND,
+        }
+    }
+
     /// This time, later by whole seconds.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {

@@ -268,7 +268,9 @@ impl Service {
                             state.welcome()
                         }
                     }
-                    ClientMessage::Heartbeat { number } => ServerMessage::HeartbeatReply { number },
+                    ClientMessage::Heartbeat { number } => {
+                        ServerMessage::HeartbeatReply { number, time: None }
+                    }
                     ClientMessage::Request {
                         number, operation, ..
                     } => {
@@ -290,10 +292,13 @@ impl Service {
                             result,
                             directories: Vec::new(),
                             superseded: Vec::new(),
+                            delegated: Vec::new(),
                         }
                     }
                     ClientMessage::Goodbye => return,
-                    ClientMessage::Reclaim(_) | ClientMessage::Acknowledge { .. } => continue,
+                    ClientMessage::Reclaim(_)
+                    | ClientMessage::Acknowledge { .. }
+                    | ClientMessage::Returned { .. } => continue,
                 };
                 if to_client.send(vec![answer]).await.is_err() {
                     return;

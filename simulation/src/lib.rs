@@ -29,6 +29,7 @@ pub mod history;
 pub mod host;
 pub mod kernel;
 pub mod loss;
+pub mod names;
 pub mod network;
 pub mod random;
 pub mod shared;

@@ -73,6 +73,7 @@ fn main() -> ExitCode {
             seed,
             seconds: arguments.seconds,
             fault: None,
+            mount_fault: None,
         };
         let report = run(options);
         println!(

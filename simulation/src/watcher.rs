@@ -9,19 +9,25 @@ use twinshore_filesystem::vfs::OpenFlags;
 use twinshore_protocol::Errno;
 
 use crate::kernel::OpenFile;
+use crate::names::{self, Names};
 use crate::shared::{LOCKED_FILES, Shared, Step};
 
 /// Looks at the shared files.
 pub struct Watcher {
     shared: Shared,
     open: BTreeMap<u64, OpenFile>,
+    names: Names,
 }
+
+/// Mounts whose names are looked at.
+const MOUNTS: u64 = 4;
 
 impl Watcher {
     /// A watcher without open files.
-    pub fn new(shared: Shared) -> Self {
+    pub fn new(shared: Shared, names: Names) -> Self {
         Self {
             shared,
+            names,
             open: BTreeMap::new(),
         }
     }
@@ -30,8 +36,9 @@ impl Watcher {
     pub async fn work(mut self, until: Instant) {
         while Instant::now() < until && !self.shared.verdict.is_guilty() {
             let result = match self.shared.random.between(0, 100) {
-                0..55 => self.read_in_place().await,
-                55..92 => self.shared.read_register().await,
+                0..40 => self.read_in_place().await,
+                40..60 => names::look(&mut self.shared, &self.names, MOUNTS).await,
+                60..92 => self.shared.read_register().await,
                 _ => {
                     let file = self.shared.random.between(0, LOCKED_FILES);
                     self.shared.use_locked(file, false).await

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 use twinshore_filesystem::vfs::{
-    BlockCache, BlockRun, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs, VfsOptions,
+    BlockCache, BlockRun, Fault as MountFault, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs,
+    VfsOptions,
 };
 use twinshore_metadata::core;
 use twinshore_metadata::service::state::compaction::CompactionOptions;
@@ -29,6 +30,7 @@ use crate::history::{History, MountNumber};
 use crate::host::{Host, HostParts, WALL_START_SECONDS};
 use crate::kernel::{Caches, Kernel};
 use crate::loss::Losses;
+use crate::names::{Namer, Names};
 use crate::network::Network;
 use crate::random::Random;
 use crate::shared::{Shared, name, read_file};
@@ -62,6 +64,8 @@ pub struct Options {
     pub seconds: u64,
     /// A deliberate fault in the service.
     pub fault: Option<Fault>,
+    /// A deliberate fault in the mounts.
+    pub mount_fault: Option<MountFault>,
 }
 
 /// What came of it.
@@ -144,11 +148,14 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
     }
     let until = started + Duration::from_secs(options.seconds);
     let history = History::default();
+    let names = Names::default();
+    let mut namers = Vec::new();
     let mut programs = Vec::new();
     let mut watchers = Vec::new();
     let mut kernels = Vec::new();
     for ((node, near), mount_number) in MOUNTS.into_iter().zip(0..) {
-        let kernel = mount(&network, &buckets, node, near, started, options.seed, trace).await?;
+        let (seed, fault) = (options.seed, options.mount_fault);
+        let kernel = mount(&network, &buckets, (node, near), started, seed, fault, trace).await?;
         let shared = |program: &str| Shared {
             name: program.to_owned(),
             kernel: kernel.clone(),
@@ -163,7 +170,9 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
             shared("set-up").set_up().await.map_err(set_up)?;
         }
         programs.push(Actor::new(shared(node)).await.map_err(set_up)?);
-        watchers.push(Watcher::new(shared(&format!("{node}-watcher"))));
+        let namer = Namer::new(shared(&format!("{node}-namer")), names.clone());
+        namers.push(namer.await.map_err(set_up)?);
+        watchers.push(Watcher::new(shared(&format!("{node}-watcher")), names.clone()));
         kernels.push(kernel);
     }
     let programs: Vec<_> = programs
@@ -173,6 +182,10 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
     let watchers: Vec<_> = watchers
         .into_iter()
         .map(|watcher| tokio::spawn(watcher.work(until)))
+        .collect();
+    let namers: Vec<_> = namers
+        .into_iter()
+        .map(|namer| tokio::spawn(namer.work(until)))
         .collect();
     let nodes = MOUNTS
         .iter()
@@ -201,6 +214,9 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
     for program in programs {
         expected.push(program.await.map_err(died)?);
     }
+    for namer in namers {
+        namer.await.map_err(died)?;
+    }
     for kernel in kernels {
         // What a program could not write has been reported to it; what it holds open must be given back.
         let flushed = kernel.vfs.shut_down().await;
@@ -219,7 +235,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
         &buckets,
         started,
         options.seed,
-        &expected,
+        (expected.as_slice(), &names),
         verdict,
         trace,
     )
@@ -276,10 +292,10 @@ pub fn latency_ms(near: Side) -> u64 {
 async fn mount(
     network: &Network,
     buckets: &Buckets,
-    node: &str,
-    near: Side,
+    (node, near): (&str, Side),
     started: Instant,
     seed: u64,
+    fault: Option<MountFault>,
     trace: &Trace,
 ) -> Result<Kernel, String> {
     let transport = network.transport(node, latency_ms(near));
@@ -308,6 +324,7 @@ async fn mount(
     loop {
         let options = VfsOptions {
             buffer_size_bytes: 16 << 20,
+            fault,
             ..VfsOptions::new(clock.clone())
         };
         match Vfs::connect(Arc::clone(&transport), session.clone(), surroundings(), options).await {
@@ -393,12 +410,12 @@ async fn check_files(
     buckets: &Buckets,
     started: Instant,
     seed: u64,
-    expected: &[Expected],
+    (expected, names): (&[Expected], &Names),
     verdict: &Verdict,
     trace: &Trace,
 ) -> Result<(), String> {
     for (node, near) in [("judge-east", Side::Primary), ("judge-west", Side::Target)] {
-        let kernel = mount(network, buckets, node, near, started, seed, trace).await?;
+        let kernel = mount(network, buckets, (node, near), started, seed, None, trace).await?;
         for Expected { home, files } in expected {
             for (file, content) in files {
                 let found = read_file(&kernel, *home, &name(file)).await;
@@ -413,6 +430,15 @@ async fn check_files(
                     Ok(None) => verdict.guilty(format!("{place} is lost")),
                     Err(errno) => verdict.guilty(format!("{place} cannot be read: {errno}")),
                 }
+            }
+        }
+        for (directory, file, exists) in names.durable() {
+            let found = kernel.lookup(directory, &file).await;
+            if !found.is_ok_and(|found| found.is_some() == exists) {
+                let must = if exists { "exist" } else { "not exist" };
+                verdict.guilty(format!(
+                    "{node}: {file} in {directory} must {must}, but it is {found:?}"
+                ));
             }
         }
         kernel
@@ -448,3 +474,7 @@ impl BlockCache for NoCache {
 struct NoTasks;
 
 impl TaskRunner for NoTasks {}
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

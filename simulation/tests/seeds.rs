@@ -20,6 +20,7 @@ fn no_seed_breaks_an_invariant() {
             seed,
             seconds: SECONDS,
             fault: None,
+            mount_fault: None,
         });
         assert!(
             report.broken.is_empty(),
@@ -36,6 +37,7 @@ fn the_same_seed_gives_the_same_trace() {
             seed,
             seconds: SECONDS,
             fault: None,
+            mount_fault: None,
         };
         let (first, second) = (run(options), run(options));
         assert!(

@@ -100,6 +100,7 @@ impl Adapter {
             user: request.uid(),
             group: request.gid(),
             groups: Vec::new(),
+            answered: None,
         }
     }
 
@@ -114,6 +115,7 @@ impl Adapter {
             user: request.uid(),
             group: request.gid(),
             groups: groups.unwrap_or_default(),
+            answered: None,
         }
     }
 
@@ -177,6 +179,13 @@ impl Adapter {
     ) {
         self.spawn_entry(request, since, parent, reply, async move {
             work.await.map(Found::Entry)
+        });
+    }
+
+    /// Answers at once with something that was just made.
+    fn answer_made(&self, since: Moment, parent: InodeNumber, reply: ReplyEntry, made: Attributed) {
+        self.freshness().answer(since, |verdict| {
+            answer_entry(reply, verdict, parent, &Found::Entry(made), self.time_to_live_max);
         });
     }
 
@@ -329,6 +338,12 @@ impl Filesystem for Adapter {
         };
         let since = self.freshness().now();
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
+        if let Some(attributed) = vfs.try_set_attributes(&caller, inode(node), &changes) {
+            self.freshness().answer(since, |verdict| {
+                answer_attributes(reply, verdict, &attributed, self.time_to_live_max);
+            });
+            return;
+        }
         self.spawn_attributes(request, since, reply, async move {
             vfs.set_attributes(caller, inode(node), changes).await
         });
@@ -358,6 +373,9 @@ impl Filesystem for Adapter {
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
         let (mode, umask) = (convert::permissions(mode), convert::permissions(umask));
+        if let Some(made) = vfs.try_make_node(&caller, parent, &name, (mode, umask), kind) {
+            return self.answer_made(since, parent, reply, made);
+        }
         self.spawn_made(request, since, parent, reply, async move {
             vfs.make_node(caller, parent, name, mode, umask, kind, device)
                 .await
@@ -377,6 +395,9 @@ impl Filesystem for Adapter {
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
         let (mode, umask) = (convert::permissions(mode), convert::permissions(umask));
+        if let Some(made) = vfs.try_make_directory(&caller, parent, &name, (mode, umask)) {
+            return self.answer_made(since, parent, reply, made);
+        }
         self.spawn_made(request, since, parent, reply, async move {
             vfs.make_directory(caller, parent, name, mode, umask).await
         });
@@ -385,6 +406,9 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
+        if vfs.try_unlink(&caller, inode(parent), &name).is_some() {
+            return reply.ok();
+        }
         self.spawn_empty(request, reply, async move {
             vfs.unlink(caller, inode(parent), name).await
         });
@@ -393,6 +417,9 @@ impl Filesystem for Adapter {
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
+        if vfs.try_remove_directory(&caller, inode(parent), &name).is_some() {
+            return reply.ok();
+        }
         self.spawn_empty(request, reply, async move {
             vfs.remove_directory(caller, inode(parent), name).await
         });
@@ -403,6 +430,9 @@ impl Filesystem for Adapter {
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
+        if let Some(made) = vfs.try_symbolic_link(&caller, parent, &name, &target) {
+            return self.answer_made(since, parent, reply, made);
+        }
         self.spawn_made(request, since, parent, reply, async move {
             vfs.symbolic_link(caller, parent, name, target).await
         });
@@ -421,6 +451,10 @@ impl Filesystem for Adapter {
         let (name, new_name) = (valid!(file_name(name), reply), valid!(file_name(new_name), reply));
         let mode = valid!(convert::rename_mode(flags), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
+        let (old, new) = ((inode(parent), &name), (inode(new_parent), &new_name));
+        if vfs.try_rename(&caller, old, new, mode).is_some() {
+            return reply.ok();
+        }
         self.spawn_empty(request, reply, async move {
             vfs.rename(caller, inode(parent), name, inode(new_parent), new_name, mode)
                 .await
@@ -498,6 +532,13 @@ impl Filesystem for Adapter {
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
         let (mode, umask) = (convert::permissions(mode), convert::permissions(umask));
         let (exclusive, flags) = (convert::is_exclusive(flags), convert::open_flags(flags));
+        if let Some((attributed, opened)) = vfs.try_create(&caller, parent, &name, mode, umask, flags) {
+            self.notifier.opened(attributed.attributes.inode);
+            self.freshness().answer(since, |verdict| {
+                answer_created(reply, verdict, parent, &attributed, opened, self.time_to_live_max);
+            });
+            return;
+        }
         let (notifier, max, releasing) = (self.notifier.clone(), self.time_to_live_max, self.vfs.clone());
         self.spawn(
             request,

@@ -32,6 +32,21 @@ impl Vfs {
         }
     }
 
+    /// [`Self::set_attributes`], if that can be answered at once.
+    pub fn try_set_attributes(
+        &self,
+        caller: &Caller,
+        inode: InodeNumber,
+        changes: &AttributeChanges,
+    ) -> Option<Attributed> {
+        let core = &self.core;
+        let number = core.caches.real(inode);
+        let attributes = core.set_attributes_early(caller, number, changes)?;
+        let inode = core.caches.inodes.get(number);
+        let attributed = core.attributed(&inode.state(), &attributes);
+        Some(attributed)
+    }
+
     /// Changes attributes.
     ///
     /// What was written before is stored before: a time that a program sets stays, privileges that it sets are not cleared
@@ -42,6 +57,9 @@ impl Vfs {
         inode: InodeNumber,
         changes: AttributeChanges,
     ) -> Result<Attributed, Errno> {
+        if let Some(attributed) = self.try_set_attributes(&caller, inode, &changes) {
+            return Ok(attributed);
+        }
         let core = &self.core;
         core.check_writable()?;
         let inode = core.inode(inode);

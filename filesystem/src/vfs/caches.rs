@@ -16,16 +16,20 @@ use twinshore_protocol::message::{Invalidation, Reclaim};
 use twinshore_protocol::operation::{FileCommit, RenameMode};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::SessionHandler;
-use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Reply};
+use twinshore_protocol::{
+    Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Reply, RequestNumber,
+};
 
 use super::budget::Budget;
 use super::core::Core;
+use super::delegations::Delegations;
 use super::entries::{EntryCache, Name, Reached};
 use super::extents::ExtentCache;
 use super::held_locks::HeldLocks;
 use super::inode::{Inode, Privacy, lock};
 use super::inodes::Inodes;
 use super::interface::{KernelInvalidator, TaskRunner};
+use super::options::Fault;
 
 /// The caches.
 pub struct Caches {
@@ -33,6 +37,8 @@ pub struct Caches {
     pub inodes: Inodes,
     /// Names.
     pub entries: Mutex<EntryCache>,
+    /// Directories for which this client answers.
+    pub delegations: Mutex<Delegations>,
     /// Locks that the service has granted.
     pub locks: Mutex<HeldLocks>,
     /// Unwritten bytes.
@@ -59,6 +65,7 @@ impl Caches {
         Self {
             inodes,
             entries: Mutex::new(entries),
+            delegations: Mutex::new(Delegations::default()),
             locks: Mutex::new(HeldLocks::default()),
             budget,
             kernel,
@@ -122,6 +129,13 @@ impl Caches {
         self.drop_attributes(parent);
     }
 
+    /// Can names that were just told be taken in? Not while names are changed early: what was read may be older than the change.
+    /// (It cannot be younger than one whose reply has come: replies to reads overtake, and are not overtaken.)
+    fn knows_names(&self, directory: InodeNumber) -> bool {
+        let inode = self.inodes.find(directory);
+        inode.is_none_or(|inode| inode.state().early == 0)
+    }
+
     fn reweigh(&self, inode: &Inode) {
         let weight = inode.state().weight();
         self.inodes.reweigh(inode.number, weight);
@@ -132,7 +146,9 @@ impl Caches {
         match (operation, reply) {
             (Operation::Lookup { parent, name }, Reply::Entry(attributes)) => {
                 self.learn(attributes);
-                self.named(*parent, name, attributes.inode);
+                if self.knows_names(*parent) {
+                    self.named(*parent, name, attributes.inode);
+                }
             }
             (Operation::GetAttributes { .. }, Reply::Attributes(attributes)) => self.learn(attributes),
             (Operation::SetAttributes { inode, changes }, Reply::Attributes(attributes)) => {
@@ -215,7 +231,11 @@ impl Caches {
                 self.drop_attributes(*new_parent);
                 for attributes in std::iter::once(moved).chain(replaced) {
                     self.learn(attributes);
-                    self.inodes.get(attributes.inode).state().learn_parent(None);
+                    let inode = self.inodes.get(attributes.inode);
+                    let mut state = inode.state();
+                    state.learn_parent(None);
+                    // Where it is now others may be told of it.
+                    state.own = None;
                 }
             }
             (
@@ -235,8 +255,10 @@ impl Caches {
                 for attributes in entries.iter().filter_map(|entry| entry.attributes.as_ref()) {
                     self.learn(attributes);
                 }
-                let reached = Reached::of(entries, *complete, *until);
-                lock(&self.entries).listed(*directory, *after, entries, reached);
+                if self.knows_names(*directory) {
+                    let reached = Reached::of(entries, *complete, *until);
+                    lock(&self.entries).listed(*directory, *after, entries, reached);
+                }
             }
             (Operation::ReadLink { inode }, Reply::Bytes(target)) => {
                 self.inodes.get(*inode).state().link_target = Some(target.clone());
@@ -293,7 +315,7 @@ impl Caches {
 
     fn failed(&self, operation: &Operation, errno: Errno) {
         match (operation, errno) {
-            (Operation::Lookup { parent, name }, Errno::NotFound) => {
+            (Operation::Lookup { parent, name }, Errno::NotFound) if self.knows_names(*parent) => {
                 lock(&self.entries).learn(*parent, name, Name::Absent);
             }
             (Operation::GetExtendedAttribute { inode, name }, Errno::NoData) => {
@@ -365,6 +387,7 @@ impl Caches {
     }
 
     fn drop_everything(&self) {
+        lock(&self.delegations).let_go_of_all();
         for inode in self.inodes.all() {
             inode.state().drop_content();
         }
@@ -373,6 +396,11 @@ impl Caches {
     }
 
     fn drop_item(&self, item: &Invalidation) {
+        let (Invalidation::Attributes(inode)
+        | Invalidation::Content(inode)
+        | Invalidation::Entry(inode, _)
+        | Invalidation::Everything(inode)) = item;
+        lock(&self.delegations).let_go(*inode);
         match item {
             Invalidation::Attributes(inode) => {
                 if let Some(inode) = self.inodes.find(*inode) {
@@ -416,7 +444,7 @@ impl Caches {
     }
 
     /// The item as the kernel knows it, if it can know it.
-    fn for_kernel(&self, item: Invalidation) -> Option<Invalidation> {
+    pub fn for_kernel(&self, item: Invalidation) -> Option<Invalidation> {
         Some(match item {
             Invalidation::Attributes(inode) => Invalidation::Attributes(self.kernel_number(inode)?),
             Invalidation::Content(inode) => Invalidation::Content(self.kernel_number(inode)?),
@@ -442,6 +470,37 @@ impl SessionHandler for Caches {
         for directory in directories {
             self.learn(directory);
         }
+    }
+
+    fn replied_early(
+        &self,
+        number: RequestNumber,
+        operation: &Operation,
+        result: &Result<Reply, Errno>,
+        directories: &[Attributes],
+    ) {
+        self.executed_early(number, operation, result, directories);
+    }
+
+    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[InodeNumber]) {
+        self.now_delegated(operation, result, directories);
+    }
+
+    fn recalled(&self, number: u64, directories: &[InodeNumber]) {
+        let core = self.core();
+        if !core
+            .as_ref()
+            .is_some_and(|core| core.options.has(Fault::AnswerAfterRecall))
+        {
+            self.give_back(directories);
+        }
+        if let Some(core) = core {
+            core.session.returned(number);
+        }
+    }
+
+    fn takes_delegations(&self) -> bool {
+        true
     }
 
     fn superseded(&self, items: &[Invalidation]) {
@@ -497,12 +556,14 @@ impl SessionHandler for Caches {
 
     fn expired(&self) {
         self.drop_everything();
+        lock(&self.delegations).expired();
         let mut open = Vec::new();
         for inode in self.inodes.all() {
             let mut state = inode.state();
             let before = state.dirty.bytes();
             let had_deferred = state.deferred.take().is_some();
-            if state.dirty.clear() || had_deferred {
+            let had_early = std::mem::take(&mut state.early) > 0;
+            if state.dirty.clear() || had_deferred || had_early {
                 state.error = Some(Errno::InputOutput);
             }
             state.opens_replied = 0;

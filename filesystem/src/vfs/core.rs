@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{Notify, Semaphore};
-use twinshore_protocol::session::Session;
+use twinshore_protocol::session::{RequestError, Session};
 use twinshore_protocol::{Attributes, Caller, Errno, InodeNumber, Operation, Reply};
 use twinshore_storage::pair::BucketPair;
 
 use super::caches::Caches;
+use super::delegations::changed_by;
 use super::fetch::Fetches;
 use super::inode::{Inode, InodeState, lock};
 use super::interface::{Attributed, BlockCache, Handle, KernelInvalidator, OpenFlags};
@@ -106,10 +107,16 @@ impl Core {
 
     /// Asks the service.
     pub async fn ask(&self, caller: Caller, operation: Operation) -> Result<Reply, Errno> {
-        self.session
-            .request(caller, operation)
-            .await
-            .map_err(|error| error.errno())
+        let directories = changed_by(&operation);
+        let result = if directories.is_empty() {
+            self.session.request(caller, operation).await
+        } else {
+            let asking = Asking::new(&self.caches, directories);
+            let result = self.session.request(caller, operation).await;
+            asking.ended(result.as_ref().err() == Some(&RequestError::TimedOut));
+            result
+        };
+        result.map_err(|error| error.errno())
     }
 
     /// To be held while an operation that changes names is under way.
@@ -227,6 +234,41 @@ impl Core {
     /// Is everything over?
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+/// A request that changes directories is under way: nothing is answered for them.
+struct Asking<'a> {
+    caches: &'a Caches,
+    directories: BTreeSet<InodeNumber>,
+    is_unknown: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn new(caches: &'a Caches, directories: BTreeSet<InodeNumber>) -> Self {
+        lock(&caches.delegations).ask(&directories);
+        Self {
+            caches,
+            directories,
+            is_unknown: true,
+        }
+    }
+
+    /// It may still be executed if it `timed_out`.
+    fn ended(mut self, timed_out: bool) {
+        self.is_unknown = timed_out;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut delegations = lock(&self.caches.delegations);
+        delegations.told(&self.directories);
+        if self.is_unknown {
+            for directory in &self.directories {
+                delegations.let_go(*directory);
+            }
+        }
     }
 }
 

@@ -169,6 +169,20 @@ impl EntryCache {
         });
     }
 
+    /// A directory is known to have so many entries. If so many names are known, these are all.
+    pub fn has_entries(&mut self, directory: InodeNumber, entries: u64) {
+        if let Some(directory) = self.directories.get_mut(&directory)
+            && !directory.complete
+            && directory.names.len() as u64 >= entries
+        {
+            let named = directory
+                .names
+                .values()
+                .filter(|name| matches!(name, Name::Names(_)));
+            directory.complete = named.count() as u64 == entries;
+        }
+    }
+
     /// The whole listing, if it is known.
     pub fn listing(&mut self, directory: InodeNumber) -> Option<Listing> {
         self.directories.get_mut(&directory)?.listing.clone()

@@ -13,6 +13,7 @@ use twinshore_protocol::{Attributes, Caller, Errno, FileName, InodeNumber, Opera
 use super::Vfs;
 use super::core::{Core, HandleState, unexpected};
 use super::dirty::OPEN_RANGES_MAX;
+use super::early::Made;
 use super::inode::{Inode, InodeState, Privacy, lock};
 use super::interface::{Attributed, Handle, OpenFlags, Opened};
 use super::write_out::Urgency;
@@ -38,6 +39,9 @@ impl Vfs {
     ) -> Result<(Attributed, Opened), Errno> {
         let core = &self.core;
         core.check_writable()?;
+        if let Some(created) = self.try_create(&caller, parent, &name, mode, umask, flags) {
+            return Ok(created);
+        }
         let _changing = core.changing_names();
         let number = core.session.take_inode().await.map_err(|error| error.errno())?;
         let new = NewInode {
@@ -67,6 +71,27 @@ impl Vfs {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Makes a regular file and opens it, if that can be answered at once: in a directory that is delegated, where the name is known to be
+    /// absent.
+    pub fn try_create(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+        mode: u16,
+        umask: u16,
+        flags: OpenFlags,
+    ) -> Option<(Attributed, Opened)> {
+        let core = &self.core;
+        let parent = core.caches.real(parent);
+        let (inode, attributes) = core.make_early(caller, parent, name, (mode, umask), &Made::File)?;
+        let mut state = inode.state();
+        state.opens_sent += 1;
+        let opened = core.opened(&inode, &mut state, &attributes, flags);
+        let attributed = core.attributed(&state, &attributes);
+        Some((attributed, opened))
     }
 
     /// Opens a file whose attributes are leased: the service is told, but not waited for.
@@ -209,7 +234,7 @@ impl Vfs {
             return None;
         }
         let mut state = inode.state();
-        if !state.is_written() {
+        if !state.is_written() || state.early > 0 {
             return None;
         }
         Some(state.error.take().map_or(Ok(()), Err))
@@ -236,7 +261,9 @@ impl Vfs {
             && inode.state().privacy == Privacy::Private
             && core.session.format().settings.durability == Durability::Fsync;
         let flushed = if may_wait {
-            core.write_out_in_background(&inode);
+            if !inode.state().is_written() {
+                core.write_out_in_background(&inode);
+            }
             core.take_error(&inode)
         } else {
             core.flush_inode(&inode).await
@@ -256,7 +283,7 @@ impl Vfs {
             Err(errno) => return Some(Err(errno)),
         };
         let mut state = inode.state();
-        if !state.is_written() {
+        if !state.is_written() || state.early > 0 {
             return None;
         }
         Some(state.error.take().map_or(Ok(()), Err))
@@ -269,11 +296,13 @@ impl Vfs {
         self.core.flush_inode(&inode).await
     }
 
-    /// `fsync` of a directory: whatever was answered is durable already.
-    #[allow(clippy::unused_async)] // Like its neighbours, for the adapter's sake.
+    /// `fsync` of a directory: returns when every change of it that was answered is durable.
     pub async fn fsync_directory(&self, caller: Caller, inode: InodeNumber) -> Result<(), Errno> {
-        let _ = (caller, inode);
-        Ok(())
+        let _ = caller;
+        match self.core.caches.inodes.find(self.core.caches.real(inode)) {
+            Some(inode) => self.core.flush_inode(&inode).await,
+            None => Ok(()),
+        }
     }
 
     /// Gives a handle back. Never waits: what remains to be done goes on in the background. `flock_owner` is the owner whose
@@ -447,13 +476,14 @@ impl Core {
         });
     }
 
-    /// Stores everything that was written to the inode, and tells what went wrong with it.
+    /// Stores everything that was written to the inode, waits for what was answered for it, and tells what went wrong with it.
     pub async fn flush_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), Errno> {
         let limit = self.options.write_limit + FLUSH_GRACE;
-        if timeout(limit, self.write_out(inode, Urgency::Flush))
-            .await
-            .is_err()
-        {
+        let stored = async {
+            self.write_out(inode, Urgency::Flush).await;
+            self.executed(inode).await;
+        };
+        if timeout(limit, stored).await.is_err() {
             return Err(Errno::InputOutput);
         }
         self.take_error(inode)

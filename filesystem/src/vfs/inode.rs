@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use twinshore_protocol::{Attributes, Errno, InodeNumber, Position};
 
 use super::deferred::Deferred;
+use super::delegations::Term;
 use super::dirty::Dirty;
 use super::extents::ExtentCache;
 use super::streams::ReadStreams;
@@ -90,6 +91,11 @@ pub struct InodeState {
     pub privacy: Privacy,
     /// The inode vanished with a session that was lost: handles answer `ESTALE`.
     pub stale: bool,
+    /// What was answered for it and has no reply yet. Until then the attributes are those of the last answer, or unknown: what replies
+    /// tell is older.
+    pub early: u32,
+    /// The directory in whose delegation this client made it: nobody else has been told of it while that lasts.
+    pub own: Option<(InodeNumber, Term)>,
     /// The version of the content that the kernel's pages are of, as far as known.
     pub pages_version: Option<Position>,
     /// Sequential readers.
@@ -115,6 +121,8 @@ impl Inode {
                 opens_replied: 0,
                 privacy: Privacy::Shared,
                 stale: false,
+                early: 0,
+                own: None,
                 pages_version: None,
                 streams: ReadStreams::default(),
             }),
@@ -151,6 +159,11 @@ impl InodeState {
 
     /// The service has told the attributes.
     pub fn learn(&mut self, attributes: &Attributes) {
+        if self.early > 0 {
+            // Made before or after what was answered? It is asked for again when it is wanted.
+            self.drop_attributes();
+            return;
+        }
         self.attributes = Some(*attributes);
     }
 
@@ -227,6 +240,7 @@ impl InodeState {
             && self.opens_sent == 0
             && self.opens_replied == 0
             && self.is_written()
+            && self.early == 0
             && self.error.is_none()
     }
 

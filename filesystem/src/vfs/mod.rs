@@ -9,6 +9,7 @@
 //! * What a program has written it reads back, whatever is under way. Another mount reads it after `close` or `fsync`.
 //! * `close` (with durability `close`) and `fsync` succeed only if everything written before them is stored in a bucket or in the
 //!   metadata, and committed. What could not be stored is told once: by the next `write`, `fsync` or `close`.
+//! * What was answered before the service executed it is executed when `fsync` or `close` of what it concerns succeeds.
 //! * Nothing cached is used without a lease. A recall is acknowledged when these caches and the kernel's are empty of it.
 //! * A block that neither bucket has is `EIO`: never zeros, never other bytes.
 //! * Every call ends: reads, uploads, requests and the wait for memory have deadlines. Only a lock may wait for ever, and
@@ -16,11 +17,11 @@
 //!
 //! # Parts
 //!
-//! Pure: [`dirty`], [`deferred`], [`extents`], [`entries`], [`held_locks`], [`streams`], [`lru`]. Under leases: [`inode`], [`inodes`],
+//! Pure: [`dirty`], [`deferred`], [`delegations`], [`extents`], [`entries`], [`held_locks`], [`streams`], [`lru`]. Under leases: [`inode`], [`inodes`],
 //! [`caches`]. Data: [`write_out`], [`packer`], [`writer`], [`read`], [`fetch`], [`repair`]. Operations: [`namespace`],
-//! [`attributes`], [`file`], [`read`], [`ranges`], [`listing`], [`locks`].
+//! [`attributes`], [`file`], [`read`], [`ranges`], [`listing`], [`locks`]; [`early`] answers some of them without the service.
 //!
-//! Lock order: the page of a directory's handle, then an inode's state, then any one of: handles, names, locks, budget, dirty
+//! Lock order: the delegations, then the page of a directory's handle, then an inode's state, then any one of: handles, names, locks, budget, dirty
 //! set, session. The table of inodes looks into the state of an inode only if nobody else has it. None is held across an
 //! `await` or a call to the kernel.
 
@@ -29,7 +30,9 @@ mod budget;
 mod caches;
 mod core;
 mod deferred;
+mod delegations;
 mod dirty;
+mod early;
 mod entries;
 mod extents;
 mod fetch;
@@ -66,7 +69,7 @@ pub use self::interface::{
     Attributed, BlockCache, BlockRun, DirectoryPage, Found, Handle, KernelInvalidator, ListedEntry,
     OpenFlags, Opened, Origin, TaskRunner, Usage,
 };
-pub use self::options::{Clock, PACK_LIMIT_BYTES, VfsOptions};
+pub use self::options::{Clock, Fault, PACK_LIMIT_BYTES, VfsOptions};
 
 use self::budget::Budget;
 use self::caches::Caches;

@@ -6,9 +6,13 @@ use twinshore_protocol::{Caller, Errno, FileName, FileType, InodeNumber, Operati
 
 use super::Vfs;
 use super::core::unexpected;
+use super::early::Made;
 use super::entries::Name;
 use super::inode::lock;
 use super::interface::{Attributed, Found};
+
+/// The longest target of a symbolic link (`PATH_MAX` without the NUL).
+const TARGET_MAX_BYTES: usize = 4095;
 
 impl Vfs {
     /// What a name names, if it is leased.
@@ -76,6 +80,90 @@ impl Vfs {
             .map_err(|error| error.errno())
     }
 
+    /// Makes an inode, if that can be answered at once.
+    fn try_make(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+        mode_and_umask: (u16, u16),
+        made: &Made,
+    ) -> Option<Attributed> {
+        let core = &self.core;
+        let parent = core.caches.real(parent);
+        let (inode, attributes) = core.make_early(caller, parent, name, mode_and_umask, made)?;
+        Some(core.attributed(&inode.state(), &attributes))
+    }
+
+    /// [`Self::make_node`], if that can be answered at once.
+    pub fn try_make_node(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+        mode_and_umask: (u16, u16),
+        kind: FileType,
+    ) -> Option<Attributed> {
+        let is_plain = matches!(kind, FileType::Regular | FileType::Fifo | FileType::Socket);
+        if !is_plain {
+            return None;
+        }
+        self.try_make(caller, parent, name, mode_and_umask, &Made::Node(kind))
+    }
+
+    /// [`Self::make_directory`], if that can be answered at once.
+    pub fn try_make_directory(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+        mode_and_umask: (u16, u16),
+    ) -> Option<Attributed> {
+        self.try_make(caller, parent, name, mode_and_umask, &Made::Directory)
+    }
+
+    /// [`Self::symbolic_link`], if that can be answered at once.
+    pub fn try_symbolic_link(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+        target: &Bytes,
+    ) -> Option<Attributed> {
+        // Shorter ones and longer ones are the service's to refuse.
+        if !(1..=TARGET_MAX_BYTES).contains(&target.len()) {
+            return None;
+        }
+        self.try_make(caller, parent, name, (0o777, 0), &Made::Link(target.clone()))
+    }
+
+    /// [`Self::unlink`], if that can be answered at once.
+    pub fn try_unlink(&self, caller: &Caller, parent: InodeNumber, name: &FileName) -> Option<()> {
+        self.core
+            .unlink_early(caller, self.core.caches.real(parent), name)
+    }
+
+    /// [`Self::remove_directory`], if that can be answered at once.
+    pub fn try_remove_directory(&self, caller: &Caller, parent: InodeNumber, name: &FileName) -> Option<()> {
+        self.core
+            .remove_directory_early(caller, self.core.caches.real(parent), name)
+    }
+
+    /// [`Self::rename`], if that can be answered at once.
+    pub fn try_rename(
+        &self,
+        caller: &Caller,
+        (parent, name): (InodeNumber, &FileName),
+        (new_parent, new_name): (InodeNumber, &FileName),
+        mode: RenameMode,
+    ) -> Option<()> {
+        if parent != new_parent {
+            return None;
+        }
+        let parent = self.core.caches.real(parent);
+        self.core.rename_early(caller, parent, name, new_name, mode)
+    }
+
     /// Makes a regular file without opening it, a pipe, a socket or a device.
     #[allow(clippy::too_many_arguments)] // They are the system call's.
     pub async fn make_node(
@@ -88,6 +176,9 @@ impl Vfs {
         kind: FileType,
         device: u32,
     ) -> Result<Attributed, Errno> {
+        if let Some(made) = self.try_make_node(&caller, parent, &name, (mode, umask), kind) {
+            return Ok(made);
+        }
         let _changing = self.core.changing_names();
         let new = NewInode {
             inode: self.new_number().await?,
@@ -117,6 +208,9 @@ impl Vfs {
         mode: u16,
         umask: u16,
     ) -> Result<Attributed, Errno> {
+        if let Some(made) = self.try_make_directory(&caller, parent, &name, (mode, umask)) {
+            return Ok(made);
+        }
         let _changing = self.core.changing_names();
         let new = NewInode {
             inode: self.new_number().await?,
@@ -136,6 +230,9 @@ impl Vfs {
         name: FileName,
         target: Bytes,
     ) -> Result<Attributed, Errno> {
+        if let Some(made) = self.try_symbolic_link(&caller, parent, &name, &target) {
+            return Ok(made);
+        }
         let _changing = self.core.changing_names();
         let inode = self.new_number().await?;
         let parent = self.core.caches.real(parent);
@@ -163,6 +260,10 @@ impl Vfs {
         let _changing = self.core.changing_names();
         let caches = &self.core.caches;
         let (inode, parent) = (caches.real(inode), caches.real(parent));
+        // By its new name others may be told of it.
+        if let Some(inode) = caches.inodes.find(inode) {
+            inode.state().own = None;
+        }
         self.entry(caller, Operation::Link { inode, parent, name }).await
     }
 
@@ -177,6 +278,9 @@ impl Vfs {
 
     /// Removes a name of a file.
     pub async fn unlink(&self, caller: Caller, parent: InodeNumber, name: FileName) -> Result<(), Errno> {
+        if self.try_unlink(&caller, parent, &name).is_some() {
+            return Ok(());
+        }
         let parent = self.core.caches.real(parent);
         self.remove(caller, Operation::Unlink { parent, name }).await
     }
@@ -188,6 +292,9 @@ impl Vfs {
         parent: InodeNumber,
         name: FileName,
     ) -> Result<(), Errno> {
+        if self.try_remove_directory(&caller, parent, &name).is_some() {
+            return Ok(());
+        }
         let parent = self.core.caches.real(parent);
         self.remove(caller, Operation::RemoveDirectory { parent, name })
             .await
@@ -204,6 +311,10 @@ impl Vfs {
         mode: RenameMode,
     ) -> Result<(), Errno> {
         self.core.check_writable()?;
+        let (old, new) = ((parent, &name), (new_parent, &new_name));
+        if self.try_rename(&caller, old, new, mode).is_some() {
+            return Ok(());
+        }
         let _changing = self.core.changing_names();
         let caches = &self.core.caches;
         let (parent, new_parent) = (caches.real(parent), caches.real(new_parent));

@@ -13,6 +13,15 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Files whose unwritten data is less than this share an object with others.
 pub const PACK_LIMIT_BYTES: u64 = 256 << 10;
 
+/// A deliberate fault: it exists to prove that the simulation finds it. Without the feature `deliberate-faults` none can be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Goes on answering for directories that it has returned.
+    AnswerAfterRecall,
+    /// Does not send what it has answered, now and then.
+    ForgetAnswered,
+}
+
 /// How a [`Vfs`](super::Vfs) works.
 #[derive(Clone)]
 pub struct VfsOptions {
@@ -46,6 +55,8 @@ pub struct VfsOptions {
     pub age_limit: Duration,
     /// The time of files.
     pub clock: Clock,
+    /// A deliberate fault.
+    pub fault: Option<Fault>,
 }
 
 impl VfsOptions {
@@ -67,7 +78,13 @@ impl VfsOptions {
             idle_limit: Duration::from_secs(1),
             age_limit: Duration::from_secs(5),
             clock,
+            fault: None,
         }
+    }
+
+    /// Is this fault on?
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        cfg!(any(test, feature = "deliberate-faults")) && self.fault == Some(fault)
     }
 
     pub(super) fn sizes(&self, inline_limit_bytes: u32) -> Sizes {

@@ -41,6 +41,7 @@ pub mod volume;
 mod tests;
 
 use transaction::Transaction;
+pub use usage::has_room;
 
 /// Under what circumstances an operation runs.
 pub struct Context<'a> {
@@ -84,6 +85,8 @@ pub struct Outcome {
     pub mutations: Vec<Mutation>,
     /// What others who cache must drop before the reply is sent.
     pub changes: Vec<twinshore_protocol::message::Invalidation>,
+    /// It went beyond a limit, as its program had been answered already.
+    pub beyond_limits: bool,
 }
 
 /// The core cannot go on: the process must stop, as nothing it would do can be trusted.

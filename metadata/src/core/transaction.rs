@@ -110,6 +110,7 @@ pub(super) struct Transaction<'a> {
     totals: Option<(TotalsRow, TotalsRow)>,
     format: Option<VolumeFormat>,
     changes: Vec<Invalidation>,
+    pub(super) beyond_limits: bool,
 }
 
 impl<'a> Transaction<'a> {
@@ -124,6 +125,7 @@ impl<'a> Transaction<'a> {
             totals: None,
             format: None,
             changes: Vec::new(),
+            beyond_limits: false,
         }
     }
 
@@ -151,6 +153,7 @@ impl<'a> Transaction<'a> {
                     result: Ok(reply.unwrap_or(Reply::Done)),
                     mutations,
                     changes: self.changes,
+                    beyond_limits: self.beyond_limits,
                 })
             }
             Err(Failure::Errno(errno)) => Ok(Outcome {
@@ -158,6 +161,7 @@ impl<'a> Transaction<'a> {
                 unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
+                beyond_limits: false,
             }),
             Err(Failure::Refused(refused)) => Ok(Outcome {
                 result: Ok(Reply::Refused(refused)),

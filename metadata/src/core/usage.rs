@@ -13,9 +13,11 @@
 use twinshore_protocol::reply::FileSystemUsage;
 use twinshore_protocol::{Errno, InodeNumber};
 
+use super::CoreError;
 use super::keys;
-use super::transaction::{Attempt, Transaction, corrupt};
+use super::transaction::{Attempt, Transaction, corrupt, read};
 use super::values::{InodeRow, Place, QuotaRow, UsageRow};
+use crate::view::View;
 
 /// The usage of a directory during an operation.
 pub(super) struct UsageState {
@@ -61,6 +63,32 @@ pub(super) enum Limits {
     Apply,
     /// No: nobody asked for it. (The second name of a file becomes its first because another was removed.)
     Ignore,
+}
+
+/// Is there room for so many more inodes below a directory, whatever limits apply to it?
+pub fn has_room(view: &dyn View, directory: InodeNumber, inodes: u64) -> Result<bool, CoreError> {
+    let mut next = directory;
+    for _ in 0..DEPTH_MAX {
+        let Some(row) = read::<UsageRow>(view, &keys::usage(next))? else {
+            return Ok(false);
+        };
+        if row.limited
+            && let Some(quota) = read::<QuotaRow>(view, &keys::quota(next))?
+            && quota
+                .limit_inodes
+                .is_some_and(|limit| row.inodes.saturating_add(1).saturating_add(inodes) > limit)
+        {
+            return Ok(false);
+        }
+        if next == InodeNumber::ROOT {
+            return Ok(true);
+        }
+        next = row.parent;
+    }
+    Err(corrupt(
+        &keys::usage(directory),
+        "the directory is not below the root",
+    ))
 }
 
 /// The deepest tree. Only a cycle, which is damage, is deeper.
@@ -250,7 +278,7 @@ impl Transaction<'_> {
         })
     }
 
-    /// Fails if a directory has grown beyond its limits.
+    /// Fails if a directory has grown beyond its limits. What was answered already is only noted.
     pub(super) fn check_quotas(&mut self) -> Attempt<()> {
         let grown: Vec<_> = (self.usage.iter())
             .filter(|(_, state)| state.growth.bytes > 0 || state.growth.inodes > 0)
@@ -264,7 +292,9 @@ impl Transaction<'_> {
             };
             let bytes = growth.bytes > 0 && quota.limit_bytes.is_some_and(|limit| row.bytes > limit);
             let inodes = growth.inodes > 0 && quota.limit_inodes.is_some_and(|limit| row.inodes + 1 > limit);
-            if bytes || inodes {
+            if (bytes || inodes) && self.context.caller.answered.is_some() {
+                self.beyond_limits = true;
+            } else if bytes || inodes {
                 return Err(beyond_limit(directory).into());
             }
         }

@@ -20,6 +20,10 @@ pub struct Caller {
     /// Supplementary groups, where the client knows them.
     #[n(2)]
     pub groups: Vec<u32>,
+    /// The program has been answered already, at this time of the service's clock, by a client to which the directory was
+    /// delegated. The operation is executed as of then, and refused only if it is impossible.
+    #[n(3)]
+    pub answered: Option<Timestamp>,
 }
 
 impl Caller {
@@ -28,6 +32,7 @@ impl Caller {
         user: 0,
         group: 0,
         groups: Vec::new(),
+        answered: None,
     };
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::attributes::Attributes;
 use crate::errno::Errno;
-use crate::identifiers::{Epoch, ObjectId, Position};
+use crate::identifiers::{Epoch, InodeNumber, ObjectId, Position, RequestNumber};
 use crate::message::{ClientMessage, Invalidation, Refusal, ServerMessage, Welcome};
 use crate::operation::Operation;
 use crate::replication::Task;
@@ -63,18 +63,24 @@ struct Opened {
 /// allocation for each.
 #[allow(clippy::large_enum_variant)]
 enum Event {
-    Replied(
-        Entry<Waiter>,
-        Result<Reply, Errno>,
-        Vec<Attributes>,
-        Vec<Invalidation>,
-    ),
+    Replied(Answered),
+    Recalled(u64, Vec<InodeNumber>),
     Invalidated(u64, Vec<Invalidation>),
     Tasks(Vec<Task>),
     Synchronise(Option<ObjectId>),
     FormatChanged,
     Expired,
     Broken(&'static str),
+}
+
+/// A reply, with the request that it belongs to.
+struct Answered {
+    number: RequestNumber,
+    entry: Entry<Waiter>,
+    result: Result<Reply, Errno>,
+    directories: Vec<Attributes>,
+    superseded: Vec<Invalidation>,
+    delegated: Vec<InodeNumber>,
 }
 
 enum Flushed {
@@ -103,7 +109,8 @@ pub(super) async fn start(
     handler: Arc<dyn SessionHandler>,
 ) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
     let asked = Instant::now();
-    let (stream, welcome, rest) = open(&*transport, hello(&options, None)).await?;
+    let (stream, welcome, rest) =
+        open(&*transport, hello(&options, handler.takes_delegations(), None)).await?;
     // From now on only this volume will do: another one's service may come to this address, with a session of this number.
     options.volume = Some(welcome.format.volume);
     let shared = Arc::new(Shared::new(&welcome, options.request_deadline));
@@ -271,6 +278,7 @@ impl Driver {
                         result,
                         directories,
                         superseded,
+                        delegated,
                     } => {
                         self.seen.1 = self.seen.1.max(position);
                         // A duplicate of a reply that came before.
@@ -284,13 +292,24 @@ impl Driver {
                                 state.numbers.granted(*inodes, *objects, same_epoch);
                             }
                         }
-                        Event::Replied(entry, result, directories, superseded)
+                        Event::Replied(Answered {
+                            number,
+                            entry,
+                            result,
+                            directories,
+                            superseded,
+                            delegated,
+                        })
                     }
+                    ServerMessage::Recall { number, directories } => Event::Recalled(number, directories),
                     ServerMessage::Invalidate { number, items } => {
                         state.invalidations.insert(number);
                         Event::Invalidated(number, items)
                     }
-                    ServerMessage::HeartbeatReply { number } => {
+                    ServerMessage::HeartbeatReply { number, time } => {
+                        if let Some(time) = time {
+                            state.service_time = Some((time, Instant::now()));
+                        }
                         self.shared.set_lease(heartbeats.answered(number));
                         // The stream works: the next break starts with a short pause again.
                         self.backoff.reset();
@@ -322,14 +341,13 @@ impl Driver {
 
     fn deliver(&mut self, event: Event) -> Option<Next> {
         match event {
-            Event::Replied(Entry { withdrawn: true, .. }, ..) => {}
-            Event::Replied(entry, result, directories, superseded) => {
-                self.handler.replied(&entry.operation, &result, &directories);
-                if !superseded.is_empty() {
-                    self.handler.superseded(&superseded);
+            Event::Replied(Answered { entry, .. }) if entry.withdrawn => {}
+            Event::Replied(answered) => self.deliver_reply(answered),
+            Event::Recalled(number, directories) => {
+                self.handler.recalled(number, &directories);
+                if !self.handler.takes_delegations() {
+                    self.shared.returned(number);
                 }
-                // Nobody waits any more: the handler has heard of it.
-                let _ = entry.waiter.send(result.map_err(RequestError::Failed));
             }
             Event::Invalidated(number, items) => {
                 self.handler.invalidated(number, items);
@@ -354,6 +372,31 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn deliver_reply(&self, answered: Answered) {
+        let Answered {
+            number,
+            entry,
+            result,
+            directories,
+            superseded,
+            delegated,
+        } = answered;
+        let handler = &self.handler;
+        if entry.early {
+            handler.replied_early(number, &entry.operation, &result, &directories);
+        } else {
+            handler.replied(&entry.operation, &result, &directories);
+        }
+        if !delegated.is_empty() {
+            handler.delegated(&entry.operation, &result, &delegated);
+        }
+        if !superseded.is_empty() {
+            handler.superseded(&superseded);
+        }
+        // Nobody waits any more: the handler has heard of it.
+        let _ = entry.waiter.send(result.map_err(RequestError::Failed));
     }
 
     fn drop_lease(&mut self) {
@@ -437,7 +480,8 @@ impl Driver {
             let resumed = resume.then(|| (self.shared.id(), self.seen));
             let transport = Arc::clone(&self.transport);
             let asked = Instant::now();
-            let attempt = open(&*transport, hello(&self.options, resumed));
+            let greeting = hello(&self.options, self.handler.takes_delegations(), resumed);
+            let attempt = open(&*transport, greeting);
             let Some(attempt) = self.unless_stopped(attempt).await else {
                 return Next::Closed;
             };
@@ -506,6 +550,10 @@ impl Driver {
                 state.numbers = Numbers::granted_by(welcome);
             }
             state.ledger.restart();
+            state.service_time = None;
+            if resumed && self.handler.takes_delegations() {
+                state.ledger.give_back(0);
+            }
             let changed = *state.format != welcome.format;
             if changed {
                 state.format = Arc::new(welcome.format.clone());

@@ -3,7 +3,7 @@
 use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
-use crate::identifiers::ObjectId;
+use crate::identifiers::{InodeNumber, ObjectId, RequestNumber};
 use crate::message::{Invalidation, Reclaim};
 use crate::operation::Operation;
 use crate::replication::Task;
@@ -15,6 +15,34 @@ pub trait SessionHandler: Send + Sync {
     /// A reply has come. Called before the requester is woken, and whether or not somebody still waits: here caches are
     /// filled, because an invalidation that follows is younger. `directories` are those whose entries were changed.
     fn replied(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[Attributes]);
+
+    /// The service has executed what was answered early ([`super::Session::early`]). Called in place of [`Self::replied`].
+    fn replied_early(
+        &self,
+        number: RequestNumber,
+        operation: &Operation,
+        result: &Result<Reply, Errno>,
+        directories: &[Attributes],
+    ) {
+        let _ = number;
+        self.replied(operation, result, directories);
+    }
+
+    /// These directories are delegated, of those that the operation of the reply that was just delivered concerned. Called before
+    /// the requester is woken.
+    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[InodeNumber]) {
+        let _ = (operation, result, directories);
+    }
+
+    /// Answer nothing more for these directories, then call [`super::Session::returned`] with the number.
+    fn recalled(&self, number: u64, directories: &[InodeNumber]) {
+        let _ = (number, directories);
+    }
+
+    /// Can directories be delegated to the owner? All delegations end with [`Self::disconnected`].
+    fn takes_delegations(&self) -> bool {
+        false
+    }
 
     /// What of the reply that was just delivered has changed since it was made: drop it again. Called before the requester is
     /// woken.

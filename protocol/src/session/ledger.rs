@@ -8,6 +8,8 @@
 //!
 //! * Requests are sent in the order of their numbers, on every stream.
 //! * A number is never skipped and never used twice within a session.
+//! * A request that was answered early is added only if it can be sent at once, and nothing is said to be returned before all
+//!   those added until then are sent.
 //! * A request is sent only if every request at least [`REQUEST_WINDOW`] older has been answered, requests that wait for a
 //!   lock excepted: they may wait for hours, the service keeps no result for them, and the unlock that they wait for may
 //!   have to come through the same window.
@@ -15,6 +17,9 @@
 //!   gives something back: nobody would do so in its place, and what it gives back would be held for ever.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::identifiers::{Epoch, InodeNumber, RequestNumber};
 use crate::lock::{Lock, LockKind};
@@ -37,7 +42,16 @@ pub struct Entry<W> {
     pub first_sent: Option<Epoch>,
     /// It was given up before it was sent: a harmless operation stands in its place.
     pub withdrawn: bool,
+    /// Its program has been answered already.
+    pub early: bool,
 }
+
+/// How many of the window's requests may be answered early: what is sent besides must find room.
+pub const EARLY_MAX: usize = (REQUEST_WINDOW / 2) as usize;
+
+/// When the oldest request that was answered early has no reply for so long, nothing more is: the line is slow or cut, and what
+/// programs are told should not get far ahead of what is executed.
+const EARLY_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// No more requests fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +69,10 @@ pub struct Ledger<W> {
     cursor: u64,
     /// Acknowledgements to be sent.
     acknowledgements: VecDeque<u64>,
+    /// Those of `counted` that were answered early, and when.
+    early: BTreeMap<u64, Instant>,
+    /// What is to be returned, each with the last request that was answered early before it.
+    returns: VecDeque<(u64, u64)>,
 }
 
 /// Does it only give back what the session holds?
@@ -87,7 +105,43 @@ impl<W> Ledger<W> {
             next: 1,
             cursor: 1,
             acknowledgements: VecDeque::new(),
+            early: BTreeMap::new(),
+            returns: VecDeque::new(),
         }
+    }
+
+    /// Adds a request that is answered early.
+    pub fn add_early(
+        &mut self,
+        caller: Caller,
+        operation: Operation,
+        waiter: W,
+        now: Instant,
+    ) -> Result<RequestNumber, Full> {
+        let oldest = self.early.first_key_value().map(|(_, since)| *since);
+        let is_slow = oldest.is_some_and(|since| now.saturating_duration_since(since) >= EARLY_AGE_MAX);
+        if is_slow || self.early.len() >= EARLY_MAX || self.next >= self.window_end() {
+            return Err(Full);
+        }
+        let number = self.add(caller, operation, waiter)?;
+        if let Some(entry) = self.counted.get_mut(&number.0) {
+            entry.early = true;
+            self.early.insert(number.0, now);
+        }
+        Ok(number)
+    }
+
+    /// Something is to be returned, once everything is sent that was answered early until now.
+    pub fn give_back(&mut self, number: u64) {
+        let last = self.early.last_key_value().map_or(0, |(last, _)| *last);
+        self.returns.push_back((last, number));
+    }
+
+    /// The next that can be returned.
+    fn next_return(&self) -> Option<u64> {
+        let (last, number) = self.returns.front()?;
+        let all_sent = *last < self.cursor || self.early.range(self.cursor..=*last).next().is_none();
+        all_sent.then_some(*number)
     }
 
     /// Adds a request and gives it its number.
@@ -104,6 +158,7 @@ impl<W> Ledger<W> {
             waiter,
             first_sent: None,
             withdrawn: false,
+            early: false,
         };
         if parks {
             self.parked.insert(number, entry)
@@ -139,6 +194,7 @@ impl<W> Ledger<W> {
 
     /// Takes the request that a reply belongs to. `None` for a duplicate reply.
     pub fn answered(&mut self, number: RequestNumber) -> Option<Entry<W>> {
+        self.early.remove(&number.0);
         self.counted
             .remove(&number.0)
             .or_else(|| self.parked.remove(&number.0))
@@ -154,15 +210,16 @@ impl<W> Ledger<W> {
     pub fn restart(&mut self) {
         self.cursor = 0;
         self.acknowledgements.clear();
+        self.returns.clear();
     }
 
     /// Is there anything that [`Self::drain`] would give?
     pub fn has_work(&self) -> bool {
-        !self.acknowledgements.is_empty() || self.next_to_send().is_some()
+        !self.acknowledgements.is_empty() || self.next_return().is_some() || self.next_to_send().is_some()
     }
 
-    /// Moves what may be sent now into `messages`, acknowledgements first (the changes of others wait for them), until
-    /// it holds `limit`.
+    /// Moves what may be sent now into `messages`, acknowledgements first (the changes of others wait for them), then requests, then
+    /// what is returned, until it holds `limit`.
     pub fn drain(&mut self, epoch: Epoch, limit: usize, messages: &mut Vec<ClientMessage>) {
         while messages.len() < limit {
             let Some(number) = self.acknowledgements.pop_front() else {
@@ -196,6 +253,13 @@ impl<W> Ledger<W> {
                 operation: entry.operation.clone(),
             });
             self.cursor = number + 1;
+        }
+        while messages.len() < limit {
+            let Some(number) = self.next_return() else {
+                break;
+            };
+            self.returns.pop_front();
+            messages.push(ClientMessage::Returned { number });
         }
     }
 
@@ -233,3 +297,7 @@ impl<W> Ledger<W> {
         (next < self.window_end()).then_some(next)
     }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

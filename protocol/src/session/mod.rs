@@ -12,6 +12,9 @@
 //! * When the service ends the session, requests without a reply fail with [`RequestError::SessionLost`] (each may or may
 //!   not have been executed), the handler hears `expired`, and the next request opens a new session.
 //!
+//! * What [`Session::early`] takes is sent at once, in the order of the calls, and again after a break. `Returned` leaves after all
+//!   that was taken before it.
+//!
 //! # Parts
 //!
 //! Pure: [`ledger`](self) of requests, heartbeats and lease, number ranges, back-off. Thin: one driver task for each
@@ -50,10 +53,11 @@ pub use self::transport::{Stream, Transport, TransportError};
 use self::shared::{Guard, Shared};
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
-use crate::identifiers::{InodeNumber, ObjectId, SessionId, Side, VolumeId};
+use crate::identifiers::{InodeNumber, ObjectId, RequestNumber, SessionId, Side, VolumeId};
 use crate::message::{Refusal, Role, SessionDescription};
 use crate::operation::{Caller, Operation};
 use crate::reply::Reply;
+use crate::time::Timestamp;
 
 /// How a session presents itself and how patient it is.
 #[derive(Clone, Debug)]
@@ -164,6 +168,27 @@ impl Session {
         self.shared.take(numbers::Numbers::take_object).await
     }
 
+    /// Sends an operation whose program is answered at once, without waiting for the reply, which goes to the handler
+    /// ([`SessionHandler::replied_early`]). `None`: it has to be made as an ordinary request, as too much is under way, or for too long.
+    pub fn early(&self, caller: Caller, operation: Operation) -> Option<RequestNumber> {
+        self.shared.early(caller, operation)
+    }
+
+    /// A number for a new inode, if there is one at hand.
+    pub fn take_inode_now(&self) -> Option<InodeNumber> {
+        self.shared.take_inode_now()
+    }
+
+    /// What the clock of the service shows, as far as is known: a little late, by the way of its last answer to a heartbeat.
+    pub fn service_time(&self) -> Option<Timestamp> {
+        self.shared.service_time()
+    }
+
+    /// Nothing more is answered for the directories that the `Recall` with this number named.
+    pub fn returned(&self, number: u64) {
+        self.shared.returned(number);
+    }
+
     /// What the invalidation with this number named is dropped everywhere. One of an older stream is ignored.
     pub fn acknowledge(&self, number: u64) {
         self.shared.acknowledge(number);
@@ -179,6 +204,11 @@ impl Session {
         self.shared.lease_until().map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now())
         })
+    }
+
+    /// How often a lease has ended before the next one began: what the session held alone may have been given to others then.
+    pub fn lease_lapses(&self) -> u64 {
+        self.shared.lease_lapses()
     }
 
     /// The volume, as last told.

@@ -21,7 +21,11 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const RECLAIM_ITEMS: usize = 8192;
 
 /// What a client says first.
-pub(super) fn hello(options: &SessionOptions, resume: Option<(SessionId, (Epoch, Position))>) -> Hello {
+pub(super) fn hello(
+    options: &SessionOptions,
+    delegations: bool,
+    resume: Option<(SessionId, (Epoch, Position))>,
+) -> Hello {
     Hello {
         protocol_version: PROTOCOL_VERSION,
         volume: options.volume,
@@ -31,6 +35,7 @@ pub(super) fn hello(options: &SessionOptions, resume: Option<(SessionId, (Epoch,
         task_slots: options.task_slots,
         description: options.description.clone(),
         seen: resume.map(|(_, seen)| seen),
+        delegations,
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
-use crate::identifiers::{RequestNumber, SessionId};
+use crate::identifiers::{InodeNumber, RequestNumber, SessionId};
 use crate::message::Welcome;
 use crate::operation::{Caller, Operation};
 use crate::reply::Reply;
@@ -18,6 +18,7 @@ use crate::session::RequestError;
 use crate::session::ledger::{self, Ledger};
 use crate::session::numbers::Numbers;
 use crate::session::size;
+use crate::time::Timestamp;
 use crate::wire::MESSAGE_MAX_BYTES;
 
 /// Who waits for a reply.
@@ -47,6 +48,8 @@ pub(super) struct State {
     pub incarnation: u64,
     /// A `GrantNumbers` is under way.
     pub refilling: bool,
+    /// The time of the service when it answered a heartbeat, and when that arrived.
+    pub service_time: Option<(Timestamp, Instant)>,
 }
 
 /// See the module.
@@ -62,6 +65,10 @@ pub(super) struct Shared {
     base: Instant,
     /// The end of the lease in nanoseconds after `base`; 0 for none. Read for every answer from a cache.
     lease_until_nanoseconds: AtomicU64,
+    /// When the last lease that there was ends or ended, the same way.
+    last_lease_nanoseconds: AtomicU64,
+    /// How often there was a time without a lease between two.
+    lease_lapses: AtomicU64,
 }
 
 /// A request that has its number.
@@ -84,6 +91,7 @@ impl Shared {
                 invalidations: BTreeSet::new(),
                 incarnation: 0,
                 refilling: false,
+                service_time: None,
             }),
             work: Notify::new(),
             stop: Notify::new(),
@@ -91,6 +99,8 @@ impl Shared {
             refill_gate: tokio::sync::Mutex::new(()),
             base: Instant::now(),
             lease_until_nanoseconds: AtomicU64::new(0),
+            last_lease_nanoseconds: AtomicU64::new(0),
+            lease_lapses: AtomicU64::new(0),
         }
     }
 
@@ -129,6 +139,42 @@ impl Shared {
             deadline,
             reply,
         })
+    }
+
+    /// Sends a request whose program is answered without waiting for the reply.
+    pub fn early(&self, caller: Caller, operation: Operation) -> Option<RequestNumber> {
+        if size::bound_bytes(&caller, &operation) > MESSAGE_MAX_BYTES {
+            return None;
+        }
+        let (waiter, _) = oneshot::channel();
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return None;
+        }
+        let number = state
+            .ledger
+            .add_early(caller, operation, waiter, Instant::now())
+            .ok()?;
+        drop(state);
+        self.work.notify_one();
+        Some(number)
+    }
+
+    /// A number for a new inode, if there is one at hand.
+    pub fn take_inode_now(&self) -> Option<InodeNumber> {
+        self.try_take(&Numbers::take_inode).ok().flatten()
+    }
+
+    /// What the clock of the service shows now, not counting the way of its answer.
+    pub fn service_time(&self) -> Option<Timestamp> {
+        let (time, arrived) = self.lock().service_time?;
+        Some(time.plus(arrived.elapsed()))
+    }
+
+    /// Directories are given back.
+    pub fn returned(&self, number: u64) {
+        self.lock().ledger.give_back(number);
+        self.work.notify_one();
     }
 
     /// Waits for the reply.
@@ -204,7 +250,17 @@ impl Shared {
         let nanoseconds = until.map_or(0, |until| {
             u64::try_from(until.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
         });
+        if until.is_some() {
+            let before = self.last_lease_nanoseconds.swap(nanoseconds, Ordering::AcqRel);
+            if before > 0 && self.base + Duration::from_nanos(before) < Instant::now() {
+                self.lease_lapses.fetch_add(1, Ordering::AcqRel);
+            }
+        }
         self.lease_until_nanoseconds.store(nanoseconds, Ordering::Release);
+    }
+
+    pub fn lease_lapses(&self) -> u64 {
+        self.lease_lapses.load(Ordering::Acquire)
     }
 
     pub fn lease_until(&self) -> Option<Instant> {

@@ -11,6 +11,7 @@ fn user(user: u32) -> Caller {
         user,
         group: user,
         groups: Vec::new(),
+        ..Caller::ROOT
     }
 }
 

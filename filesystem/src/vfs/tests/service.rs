@@ -195,6 +195,7 @@ async fn serve(
                         result,
                         directories: Vec::new(),
                         superseded: Vec::new(),
+                        delegated: Vec::new(),
                     }])
                     .await
                     .is_err()
@@ -214,7 +215,7 @@ async fn serve(
                         .send(vec![ServerMessage::Welcome(Box::new(welcome))])
                         .await;
                 }
-                ClientMessage::Reclaim(_) => {}
+                ClientMessage::Reclaim(_) | ClientMessage::Returned { .. } => {}
                 ClientMessage::Request {
                     number, operation, ..
                 } => {
@@ -235,7 +236,7 @@ async fn serve(
                 }
                 ClientMessage::Heartbeat { number } => {
                     let _ = to_client
-                        .send(vec![ServerMessage::HeartbeatReply { number }])
+                        .send(vec![ServerMessage::HeartbeatReply { number, time: None }])
                         .await;
                 }
                 ClientMessage::Goodbye => {

@@ -225,6 +225,7 @@ async fn somebody_elses_write_clears_privileges_and_a_later_chmod_stays() {
         user: 1000,
         group: 1000,
         groups: Vec::new(),
+        ..Caller::ROOT
     };
     mount
         .vfs

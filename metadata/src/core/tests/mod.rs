@@ -40,6 +40,7 @@ pub(super) fn user(id: u32) -> Caller {
         user: id,
         group: id,
         groups: Vec::new(),
+        ..Caller::ROOT
     }
 }
 

@@ -65,6 +65,7 @@ fn groups_and_supplementary_groups_grant() {
         user: 7,
         group: 7,
         groups: vec![50],
+        ..Caller::ROOT
     };
     assert!(world.create_as(&member, directory, "by-member", 0o644).is_ok());
     assert_eq!(
@@ -145,6 +146,7 @@ fn a_setgid_directory_hands_its_group_down() {
         user: 7,
         group: 7,
         groups: vec![50],
+        ..Caller::ROOT
     };
     assert_eq!(
         world.create_as(&member, shared, "program", 0o2755).unwrap().mode,
@@ -167,6 +169,7 @@ fn chmod_is_the_owners_and_clears_setgid_of_strangers() {
         user: 7,
         group: 7,
         groups: vec![50],
+        ..Caller::ROOT
     };
     assert_eq!(world.set(&member, file, mode(0o6755)).unwrap().mode, 0o6755);
     let attributes = world.stat(file);
@@ -186,6 +189,7 @@ fn chown_follows_linux() {
                 user: 7,
                 group: 7,
                 groups: vec![9],
+                ..Caller::ROOT
             },
             None,
             Some(9),

@@ -257,6 +257,7 @@ fn an_acl_grants_and_masks() {
         user: 9,
         group: 9,
         groups: vec![50],
+        ..Caller::ROOT
     };
     for (mask, expected) in [(7, Ok(())), (5, Err(Errno::AccessDenied))] {
         set(
@@ -286,6 +287,7 @@ fn an_acl_grants_and_masks() {
         user: 8,
         group: 0,
         groups: Vec::new(),
+        ..Caller::ROOT
     };
     assert_eq!(
         world.create_as(&of_owning_group, directory, "x", 0o644),

@@ -27,8 +27,21 @@ pub(super) struct Held {
     pub opened: Option<InodeNumber>,
     /// The directories whose entries it changed, as they were after it.
     pub directories: Vec<Attributes>,
+    /// The directories that are delegated to its session, of those that it concerned.
+    pub delegated: Vec<InodeNumber>,
     /// The result is that of an earlier execution: what it tells of may have changed since, so it grants nothing.
     pub replayed: bool,
+}
+
+/// What an answer tells besides the result.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// The directories that it changed.
+    pub directories: Vec<Attributes>,
+    /// What of it has changed since.
+    pub superseded: Vec<Invalidation>,
+    /// The directories that are delegated, if they still are.
+    pub delegated: Vec<InodeNumber>,
 }
 
 /// What is to be done when a batch is committed, in the order of execution.
@@ -194,6 +207,7 @@ impl<V: ViewStore> Service<V> {
         self.disk_is_low = is_low;
         self.numbers.full = is_low;
         if is_low {
+            self.recall_all_delegations(None);
             tracing::error!(
                 "the disk of the metadata is nearly full: nothing new is accepted until there is space"
             );
@@ -214,6 +228,7 @@ impl<V: ViewStore> Service<V> {
         self.background.failed(self.now.monotonic);
         self.frozen.failed(self.now.monotonic);
         self.look_for_copies()?;
+        self.recall_all_delegations(None);
         for entry in flight.entries.into_iter().chain(filling.entries) {
             match entry {
                 Entry::Reply(held) => {
@@ -234,6 +249,7 @@ impl<V: ViewStore> Service<V> {
                             changes: Vec::new(),
                             opened: None,
                             directories: Vec::new(),
+                            delegated: Vec::new(),
                             ..held
                         };
                         self.release(failed, self.tail.position);
@@ -265,7 +281,8 @@ impl<V: ViewStore> Service<V> {
         position: Position,
         result: Result<Reply, Errno>,
     ) {
-        self.answer(session, number, position, result, Vec::new(), Vec::new());
+        let nothing = Beside::default();
+        self.answer(session, number, position, result, nothing);
     }
 
     /// The same for a request that was held: with the directories that it changed, and what changes have overtaken it.
@@ -275,16 +292,22 @@ impl<V: ViewStore> Service<V> {
         number: RequestNumber,
         position: Position,
         result: Result<Reply, Errno>,
-        directories: Vec<Attributes>,
-        superseded: Vec<Invalidation>,
+        beside: Beside,
     ) {
+        let Beside {
+            directories,
+            superseded,
+            delegated,
+        } = beside;
         if let Some(connection) = self.answered(session, number) {
+            let delegated = self.still_delegated(session, delegated);
             let message = ServerMessage::Reply {
                 number,
                 position,
                 result,
                 directories,
                 superseded,
+                delegated,
             };
             self.send(connection, message);
         }
@@ -304,6 +327,7 @@ impl<V: ViewStore> Service<V> {
                 result,
                 directories: Vec::new(),
                 superseded: Vec::new(),
+                delegated: Vec::new(),
             };
             self.outputs.push(Output::SendLater { connection, message });
         }

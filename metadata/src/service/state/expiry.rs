@@ -25,7 +25,8 @@ impl<V: ViewStore> Service<V> {
         }
         session.hear(now);
         if let Some(connection) = session.connection {
-            self.send(connection, ServerMessage::HeartbeatReply { number });
+            let time = Some(self.now.wall);
+            self.send(connection, ServerMessage::HeartbeatReply { number, time });
         }
     }
 
@@ -82,6 +83,7 @@ impl<V: ViewStore> Service<V> {
         self.abandon_waits(id);
         self.opens.release_all(id);
         self.private.release_all(id);
+        self.drop_delegations(id);
         self.blocked.retain(|request| !request.is_of(id));
         self.unblock = true;
         let mut granted = Vec::new();

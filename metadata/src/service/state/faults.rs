@@ -16,6 +16,8 @@ pub enum Fault {
     ForgetOutboxEntry,
     /// Has an object deleted that files still name.
     DeleteReferencedObject,
+    /// Executes a request that concerns what is delegated to somebody else without waiting for it to be returned.
+    ExecuteWithoutRecall,
     /// Does not look whether a repeated request was executed before.
     ApplyRetryTwice,
     /// Has dead objects deleted before the archive knows that they are dead.

@@ -49,6 +49,7 @@ impl<V: ViewStore> Service<V> {
             task_slots,
             description,
             seen: _,
+            delegations,
         } = hello;
         let resumes = session.is_some();
         let (session, outcome) = if let Some(session) = session {
@@ -59,6 +60,7 @@ impl<V: ViewStore> Service<V> {
             }
             self.begin_stream(session);
             self.withdraw_lock_requests(session);
+            self.forget_returned(session, delegations);
             if let Some(state) = self.sessions.get_mut(&session) {
                 state.hear(self.now.monotonic);
                 state.queue.clear();
@@ -98,6 +100,9 @@ impl<V: ViewStore> Service<V> {
                 });
             }
         };
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.delegations = delegations;
+        }
         self.filling.add_mutations(&outcome.mutations);
         self.connections.insert(connection, Connection::Greeting(session));
         self.filling.entries.push(Entry::Welcome(Greeting {

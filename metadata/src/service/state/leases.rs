@@ -158,6 +158,20 @@ impl Leases {
             .any(|((_, holder), _)| *holder != session)
     }
 
+    /// The same, not counting what a session was told over streams that count no more.
+    pub fn is_cached_by_other(
+        &self,
+        inode: InodeNumber,
+        session: SessionId,
+        oldest_of: impl Fn(SessionId) -> Option<u32>,
+    ) -> bool {
+        self.holders
+            .range((inode, SessionId(0))..=(inode, SessionId(u64::MAX)))
+            .any(|((_, other), holder)| {
+                *other != session && oldest_of(*other).is_some_and(|oldest| holder.generation >= oldest)
+            })
+    }
+
     /// The next holder to drop, while there are more than the limit.
     pub fn overflow(&mut self) -> Option<(InodeNumber, SessionId)> {
         if self.holders.len() <= self.limit {
@@ -224,6 +238,10 @@ pub fn grants_of(
         _ => {}
     }
     let Ok(reply) = result else { return };
+    if let (Operation::MakeDirectory { .. }, Reply::Entry(made)) = (operation, reply) {
+        // Its maker knows all its names: none.
+        grants.push((made.inode, Kinds::NAMES));
+    }
     match reply {
         Reply::Entry(attributes) | Reply::Attributes(attributes) => {
             grants.push((attributes.inode, Kinds::ATTRIBUTES));

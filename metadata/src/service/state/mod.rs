@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use twinshore_protocol::format::VolumeFormat;
-use twinshore_protocol::message::{ClientMessage, Invalidation, ServerMessage};
+use twinshore_protocol::message::{ClientMessage, Invalidation, Role, ServerMessage};
 use twinshore_protocol::{Epoch, InodeNumber, Position, SessionId, Timestamp};
 
 use crate::core::{self, Context, CoreError, Maintenance, OpenInodes};
@@ -48,6 +48,7 @@ use tasks::Tasks;
 mod background;
 mod batch;
 pub mod compaction;
+mod delegations;
 mod expiry;
 pub mod faults;
 mod frozen;
@@ -292,7 +293,8 @@ pub struct Service<V: ViewStore> {
     parked: Vec<soft::Parked>,
     frozen: frozen::Frozen,
     private: private::PrivateFiles,
-    /// Requests that wait for holders of private files.
+    delegations: delegations::Delegations,
+    /// Requests that wait for holders of private files, or of delegations.
     blocked: Vec<private::Blocked>,
     /// Something has changed that blocked requests may wait for.
     unblock: bool,
@@ -332,6 +334,10 @@ impl<V: ViewStore> Service<V> {
             session.check_until = twinshore_protocol::RequestNumber(u64::MAX);
             sessions.insert(row.session, session);
         }
+        let mounts = sessions
+            .iter()
+            .filter(|(_, session)| session.role == Role::Client);
+        let unsettled = mounts.map(|(id, _)| *id).collect();
         let mut service = Self {
             store,
             format,
@@ -355,6 +361,7 @@ impl<V: ViewStore> Service<V> {
             parked: Vec::new(),
             frozen: frozen::Frozen::default(),
             private: private::PrivateFiles::default(),
+            delegations: delegations::Delegations::new(tail.epoch.0, unsettled),
             blocked: Vec::new(),
             unblock: false,
             tasks: Tasks::default(),
@@ -418,8 +425,15 @@ impl<V: ViewStore> Service<V> {
                 self.archived = archived;
             }
         }
+        self.settle_returned();
         self.run_blocked()?;
-        self.flush()
+        self.flush()?;
+        // What was returned behind queued requests, which may have been executed just now.
+        if self.settle_returned() {
+            self.run_blocked()?;
+            self.flush()?;
+        }
+        Ok(())
     }
 
     fn receive(&mut self, connection: ConnectionId, message: ClientMessage) -> Result<(), ServiceError> {
@@ -460,6 +474,10 @@ impl<V: ViewStore> Service<V> {
                 self.heartbeat(session, number);
                 Ok(())
             }
+            (session, ClientMessage::Returned { number }) => {
+                self.returned(session, number);
+                Ok(())
+            }
             (session, ClientMessage::Goodbye) => self.goodbye(session),
             (_, ClientMessage::Hello(_)) => Ok(()),
         }
@@ -467,6 +485,7 @@ impl<V: ViewStore> Service<V> {
 
     fn tick(&mut self) -> Result<(), ServiceError> {
         self.end_leases();
+        self.end_delegations();
         self.close_the_stuck();
         self.expire_sessions()?;
         self.dispatch_tasks()?;

@@ -34,6 +34,8 @@ pub struct Numbers {
     pub invalidations: u64,
     /// Replies that had to wait for acknowledgements.
     pub recalls_waited: u64,
+    /// Delegations that were asked back.
+    pub delegations_recalled: u64,
     /// Rows that were cleaned up.
     pub cleaned_rows: u64,
     /// The journal's disk is full.
@@ -42,6 +44,8 @@ pub struct Numbers {
     pub sessions: usize,
     /// Sessions with a stream now.
     pub connected: usize,
+    /// Delegated directories now.
+    pub delegations: usize,
     /// Holders now.
     pub leases: usize,
     /// Locks and waiting lock requests now.
@@ -126,6 +130,7 @@ impl<V: ViewStore> Service<V> {
                 .values()
                 .filter(|session| session.connection.is_some())
                 .count(),
+            delegations: self.delegations_held(),
             leases: self.leases.count_all(),
             locks: self.locks.count_all(),
             opens: self.opens.count_all(),

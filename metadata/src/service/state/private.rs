@@ -92,7 +92,7 @@ impl PrivateFiles {
     }
 }
 
-/// A request that waits for the holder of a private file.
+/// A request that waits for the holder of a private file, or of a delegation.
 #[derive(Debug)]
 pub(super) struct Blocked {
     session: SessionId,
@@ -132,7 +132,9 @@ impl<V: ViewStore> Service<V> {
         result: &Result<Reply, Errno>,
     ) -> bool {
         let older_are_missing = self.grace && self.format.settings.durability == Durability::Fsync;
-        if (self.private.is_empty() && !older_are_missing) || matches!(operation, Operation::Commit { .. }) {
+        // What was answered already concerns only what its session made, and younger requests rest on it.
+        let never_waits = matches!(operation, Operation::Commit { .. }) || caller.answered.is_some();
+        if (self.private.is_empty() && !older_are_missing) || never_waits {
             return false;
         }
         let told = files_told_of(operation, result);
@@ -182,7 +184,7 @@ impl<V: ViewStore> Service<V> {
     }
 
     /// Keeps a request to be executed anew ([`Self::run_blocked`]).
-    fn set_aside(
+    pub(super) fn set_aside(
         &mut self,
         session: SessionId,
         number: RequestNumber,

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use twinshore_protocol::message::{Invalidation, ServerMessage};
 use twinshore_protocol::{FileName, InodeNumber, Operation, SessionId};
 
-use super::batch::Held;
+use super::batch::{Beside, Held};
 use super::leases::{Kinds, grants_of, inode_of};
 use super::session::Outstanding;
 use super::{Fault, Service, WaitId};
@@ -116,8 +116,10 @@ impl<V: ViewStore> Service<V> {
                 held.number,
                 position,
                 held.result,
-                Vec::new(),
-                superseded,
+                Beside {
+                    superseded,
+                    ..Beside::default()
+                },
             );
             return;
         }
@@ -134,8 +136,11 @@ impl<V: ViewStore> Service<V> {
                 held.number,
                 position,
                 held.result,
-                held.directories,
-                Vec::new(),
+                Beside {
+                    directories: held.directories,
+                    superseded: Vec::new(),
+                    delegated: held.delegated,
+                },
             );
             return;
         }
@@ -248,7 +253,7 @@ impl<V: ViewStore> Service<V> {
         }
     }
 
-    fn is_waited_for(&self, session: SessionId) -> bool {
+    pub(super) fn is_waited_for(&self, session: SessionId) -> bool {
         self.sessions
             .get(&session)
             .is_some_and(|state| state.lease_until > self.now.monotonic)
@@ -403,8 +408,11 @@ impl<V: ViewStore> Service<V> {
             wait.held.number,
             wait.position,
             wait.held.result,
-            wait.held.directories,
-            superseded,
+            Beside {
+                directories: wait.held.directories,
+                superseded,
+                delegated: wait.held.delegated,
+            },
         );
     }
 
@@ -473,13 +481,19 @@ impl<V: ViewStore> Service<V> {
                 .first_key_value()
                 .is_some_and(|(_, oldest)| now.saturating_sub(oldest.since) > limit)
         });
-        let stuck: Vec<_> = stuck
+        let mut stuck: Vec<_> = stuck
             .filter_map(|(id, state)| Some((*id, state.connection?)))
             .collect();
+        for session in self.do_not_return(limit) {
+            let connection = self.sessions.get(&session).and_then(|state| state.connection);
+            if let Some(connection) = connection.filter(|_| stuck.iter().all(|(id, _)| *id != session)) {
+                stuck.push((session, connection));
+            }
+        }
         for (session, connection) in stuck {
             tracing::warn!(
                 connection = connection.0,
-                "a client does not acknowledge invalidations: closing its stream"
+                "a client does not acknowledge invalidations, or return delegations: closing its stream"
             );
             // Two that wait for each other would do so for ever if its next stream were waited for again.
             self.drop_leases(session);

@@ -159,7 +159,10 @@ impl<V: ViewStore> Service<V> {
         let Some(operation) = self.execute_soft(id, number, operation)? else {
             return Ok(());
         };
-        if full_of_opens && matches!(operation, Operation::Open { .. } | Operation::Create { .. }) {
+        if full_of_opens
+            && caller.answered.is_none()
+            && matches!(operation, Operation::Open { .. } | Operation::Create { .. })
+        {
             self.reply(id, number, self.tail.position, Err(Errno::NoLocks));
             return Ok(());
         }
@@ -189,6 +192,7 @@ impl<V: ViewStore> Service<V> {
                     changes: Vec::new(),
                     opened,
                     directories: Vec::new(),
+                    delegated: Vec::new(),
                     replayed: true,
                 };
                 self.hold(depth, held);
@@ -197,7 +201,7 @@ impl<V: ViewStore> Service<V> {
         }
         let open = self.open_inodes(id);
         let context = Context {
-            now: self.now.wall,
+            now: self.time_of(&caller),
             position: self.filling_position(),
             epoch: self.tail.epoch,
             session: id,
@@ -206,15 +210,20 @@ impl<V: ViewStore> Service<V> {
             open: &open,
         };
         let mut outcome = core::step(&view, &context, &operation)?;
-        if self.disk_is_low && !outcome.mutations.is_empty() && grows(&operation) {
+        let answered = caller.answered.is_some();
+        if self.disk_is_low && !answered && !outcome.mutations.is_empty() && grows(&operation) {
             outcome = core::Outcome {
                 result: Err(Errno::NoSpace),
                 unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
+                beyond_limits: false,
             };
         }
         let depth = view.depth();
+        if self.waits_for_holders(id, number, &caller, &operation, &outcome) {
+            return Ok(());
+        }
         if self.block(id, number, &caller, &operation, &outcome.result) {
             return Ok(());
         }
@@ -223,6 +232,7 @@ impl<V: ViewStore> Service<V> {
             unfinished,
             mut mutations,
             changes,
+            beyond_limits,
         } = outcome;
         if unfinished {
             self.filling.add_mutations(&mutations);
@@ -249,6 +259,12 @@ impl<V: ViewStore> Service<V> {
         } else {
             Vec::new()
         };
+        let delegated = self.delegate(id, &caller, &operation, &result)?;
+        if beyond_limits {
+            self.recall_all_delegations(Some(id));
+        } else if mutates && matches!(operation, Operation::SetQuota { .. }) {
+            self.recall_all_delegations(None);
+        }
         let held = Held {
             session: id,
             number,
@@ -259,6 +275,7 @@ impl<V: ViewStore> Service<V> {
             changes,
             opened,
             directories,
+            delegated,
             replayed: false,
         };
         if mutates && copies(&held.operation) {
@@ -358,6 +375,7 @@ impl<V: ViewStore> Service<V> {
             changes: Vec::new(),
             opened: None,
             directories: Vec::new(),
+            delegated: Vec::new(),
             replayed: false,
         };
         self.release(failed, self.tail.position);

@@ -19,6 +19,8 @@ pub(super) struct Session {
     pub near: Side,
     pub description: SessionDescription,
     pub task_slots: u32,
+    /// Directories can be delegated to it.
+    pub delegations: bool,
     /// Its present stream.
     pub connection: Option<ConnectionId>,
     /// The last sign of life.
@@ -99,6 +101,7 @@ impl Session {
             near,
             description,
             task_slots: 0,
+            delegations: false,
             connection: None,
             heard: now,
             lease_until: now + LEASE_WITH_DRIFT,

@@ -4,6 +4,7 @@
 mod coherence;
 mod compaction;
 mod copies;
+mod delegations;
 mod failures;
 mod order;
 mod private;

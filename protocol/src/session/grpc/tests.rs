@@ -41,7 +41,10 @@ impl Metadata for Echo {
                         .iter()
                         .filter_map(|message| match wire::decode(message).unwrap() {
                             ClientMessage::Heartbeat { number } => {
-                                Some(wire::encode(&ServerMessage::HeartbeatReply { number }))
+                                Some(wire::encode(&ServerMessage::HeartbeatReply {
+                                    number,
+                                    time: None,
+                                }))
                             }
                             _ => None,
                         });
@@ -96,7 +99,7 @@ async fn messages_cross_in_order_and_large_batches_are_cut_into_frames() {
         answers.extend(stream.receiver.recv().await.unwrap());
     }
     let expected: Vec<_> = (0..1000)
-        .map(|number| ServerMessage::HeartbeatReply { number })
+        .map(|number| ServerMessage::HeartbeatReply { number, time: None })
         .collect();
     assert_eq!(answers, expected);
     // Two of the large messages do not fit a frame together; the small ones ride with the last.

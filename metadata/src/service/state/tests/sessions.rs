@@ -117,7 +117,7 @@ fn heartbeats_are_answered_and_keep_a_session() {
     world.message(&client, ClientMessage::Heartbeat { number: 17 });
     assert!(matches!(
         &world.inbox(client.connection)[..],
-        [ServerMessage::HeartbeatReply { number: 17 }]
+        [ServerMessage::HeartbeatReply { number: 17, .. }]
     ));
     world.pass(Duration::from_secs(200), &[client]);
     assert_eq!(world.service.numbers().sessions, 1);

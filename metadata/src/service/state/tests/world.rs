@@ -253,8 +253,14 @@ impl World {
 
     /// Connects a client again, which claims nothing yet. Answers what is to be acknowledged when its kernel is through.
     pub fn welcome_again(&mut self, client: &mut Client) -> u64 {
+        self.greet_again(client, false)
+    }
+
+    /// The same for one that may take delegations.
+    pub fn greet_again(&mut self, client: &mut Client, delegations: bool) -> u64 {
         client.connection = self.open_stream(Hello {
             session: Some(client.session),
+            delegations,
             ..hello()
         });
         let welcome = self.welcome(client.connection);
@@ -410,6 +416,7 @@ pub fn hello() -> Hello {
         task_slots: 0,
         description: SessionDescription::default(),
         seen: None,
+        delegations: false,
     }
 }
 
