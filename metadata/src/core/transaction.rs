@@ -168,6 +168,7 @@ impl<'a> Transaction<'a> {
                 unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),
+                beyond_limits: false,
             }),
             Err(Failure::Unfinished) => Err(corrupt(keys::TOTALS, "settling is never unfinished")),
             Err(Failure::Core(error)) => Err(error),
