@@ -4,7 +4,7 @@
 use twinshore_filesystem::vfs::{Found, OpenFlags};
 use twinshore_protocol::attributes::{AttributeChanges, TimeChange};
 use twinshore_protocol::operation::RenameMode;
-use twinshore_protocol::{Attributes, Errno};
+use twinshore_protocol::{Attributes, Caller, Errno, InodeNumber};
 
 use super::*;
 use crate::host::Crash;
@@ -16,10 +16,12 @@ async fn mounts() -> (Host, Vec<Vfs>) {
     let (trace, seed, started) = (Trace::new(), 1, Instant::now());
     let network = Network::new(seed, trace.clone());
     let buckets = Buckets::new(seed);
+    buckets.claim(&format()).await.unwrap();
     let host = Host::start(HostParts {
         seed,
         trace: trace.clone(),
         network: network.clone(),
+        buckets: buckets.clone(),
         format: format(),
         options: service_options(None),
     })
