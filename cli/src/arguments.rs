@@ -12,6 +12,7 @@ use twinshore_protocol::tls::TlsFiles;
 use twinshore_protocol::VolumeId;
 use twinshore_protocol::claims::NodeName;
 
+use crate::claim_arguments::{ClaimCommand, SnapshotCommand};
 use crate::units::{size, size_in_mebibytes};
 
 /// The identity of a volume, as `volume create` and `status` show it.
@@ -74,6 +75,12 @@ pub enum Command {
     /// Limit the bytes and inodes of a directory, or of the volume.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Directories that PVCs hold: list, show, make or give up.
+    #[command(subcommand)]
+    Claim(ClaimCommand),
+    /// Snapshots of claimed directories: list, make or delete.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Check the metadata of a stopped service for contradictions.
     ///
     /// Example: twinshore fsck --metadata-dir /var/lib/twinshore

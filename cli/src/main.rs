@@ -2,8 +2,10 @@
 
 mod arguments;
 mod buckets;
+mod claim_arguments;
 mod commands;
 mod error;
+mod kubernetes;
 mod logging;
 mod output;
 mod units;
@@ -13,9 +15,16 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
-    logging::start(arguments.log_json);
-    match commands::run(arguments.command) {
+    let ended = if kubernetes::is_plugin(std::env::args_os().next().as_deref()) {
+        let arguments = kubernetes::Arguments::parse();
+        logging::start(arguments.log_json);
+        commands::run_plugin(arguments.command)
+    } else {
+        let arguments = arguments::Arguments::parse();
+        logging::start(arguments.log_json);
+        commands::run(arguments.command)
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("twinshore: {}", error::with_causes(&error));

@@ -254,3 +254,27 @@ pub fn usage_text(usage: &FileSystemUsage) -> String {
         limit(usage.limit_inodes.map(|limit| limit.to_string()))
     )
 }
+
+/// Rows as columns, each as wide as its longest text, two spaces apart.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (index, text) in row.iter().enumerate() {
+            let length = text.chars().count();
+            match widths.get_mut(index) {
+                Some(width) => *width = (*width).max(length),
+                None => widths.push(length),
+            }
+        }
+    }
+    let mut shown = String::new();
+    for row in rows {
+        let padded = row
+            .iter()
+            .zip(&widths)
+            .map(|(text, width)| format!("{text:<width$}"));
+        shown.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        shown.push('\n');
+    }
+    shown
+}

@@ -63,6 +63,9 @@ pub struct RunArguments {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "TWINSHORE_HTTP", default_value = "0.0.0.0:8080")]
     pub http: SocketAddr,
+    /// Where the web console is served; nowhere by default. On 127.0.0.1 it is reached by `kubectl port-forward` only.
+    #[arg(long, env = "TWINSHORE_CONSOLE")]
+    pub console: Option<SocketAddr>,
     /// The namespace of the operator, where its lease is.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub namespace: String,

@@ -4,6 +4,7 @@
 //! `monitor::summarise`); what acts is thin.
 
 pub mod arguments;
+pub mod console;
 pub mod context;
 pub mod controller;
 pub mod error;

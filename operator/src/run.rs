@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::arguments::RunArguments;
+use crate::console::{self, Console, History};
 use crate::context::Settings;
 use crate::controller::{self, Scope};
 use crate::http;
@@ -26,6 +26,9 @@ pub enum RunError {
     /// The port is taken.
     #[error("cannot serve metrics")]
     Http(#[source] std::io::Error),
+    /// The port of the console is taken.
+    #[error("cannot serve the console")]
+    Console(#[source] std::io::Error),
     /// Another instance leads. The process has to start anew: what it knows may be old.
     #[error("this instance leads no longer")]
     LostLease,
@@ -42,16 +45,17 @@ pub async fn run(arguments: RunArguments) -> Result<(), RunError> {
         node_account,
         controller_account,
         http,
+        console: console_address,
         namespace,
         instance,
         no_leader_election,
         concurrency,
         log_json: _,
     } = arguments;
-    let client = Client::try_default().await.map_err(RunError::Client)?;
+    let (config, client) = console::connect().await.map_err(RunError::Client)?;
     let metrics = Arc::new(Metrics::default());
     let settings = Settings {
-        region,
+        region: region.clone(),
         image,
         image_pull_policy,
         node_account,
@@ -93,8 +97,22 @@ pub async fn run(arguments: RunArguments) -> Result<(), RunError> {
         controllers.await;
         Ok(())
     };
+    let show = async {
+        let Some(address) = console_address else {
+            return std::future::pending().await;
+        };
+        let history = History::default();
+        let console = Console::new(config.clone(), region.clone(), history.clone());
+        let scopes = Scope::of(&watch_namespaces).into_iter();
+        let follow = join_all(scopes.map(|scope| history.follow(client.clone(), scope)));
+        tokio::select! {
+            result = console::serve(address, console) => result.map_err(RunError::Console),
+            _ = follow => Ok(()),
+        }
+    };
     let result = tokio::select! {
         result = work => result,
+        result = show => result,
         result = http::serve(http, Arc::clone(&metrics)) => result.map_err(RunError::Http),
     };
     if result.is_ok() && !no_leader_election {

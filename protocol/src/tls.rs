@@ -13,6 +13,9 @@ use std::str::FromStr;
 use crate::identifiers::VolumeId;
 use crate::message::Role;
 
+/// What the intermediate authority of the target region says it is, in a URI: what it issues may be anything but `admin`.
+pub const TARGET_AUTHORITY: &str = "twinshore://authority/target";
+
 /// Where a part's certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {

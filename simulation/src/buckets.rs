@@ -1,5 +1,6 @@
 //! The two buckets of a run: memory with delays, outages, lost replies and refusals, all decided by the seed.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use twinshore_protocol::Side;
+use twinshore_metadata::archive::claim_bucket;
+use twinshore_protocol::format::VolumeFormat;
+use twinshore_protocol::{ObjectId, Side};
 use twinshore_storage::bucket::{Bucket, BucketError, Listed};
 use twinshore_storage::memory::MemoryBucket;
 
@@ -31,6 +34,16 @@ impl Buckets {
         Self {
             sides: Side::BOTH.map(|side| Arc::new(SimulatedBucket::new(seed, side))),
         }
+    }
+
+    /// Marks both as the volume's.
+    pub async fn claim(&self, format: &VolumeFormat) -> Result<(), String> {
+        for side in Side::BOTH {
+            claim_bucket(self.content(side), format)
+                .await
+                .map_err(|error| format!("the {side} bucket cannot be claimed: {error}"))?;
+        }
+        Ok(())
     }
 
     /// The bucket of a side, as a store.
@@ -64,6 +77,14 @@ impl Buckets {
     fn side(&self, side: Side) -> Arc<SimulatedBucket> {
         Arc::clone(&self.sides[side as usize])
     }
+}
+
+/// The objects of file content in the bucket of a side.
+pub fn stored_objects(buckets: &Buckets, side: Side) -> BTreeSet<ObjectId> {
+    let keys = buckets.content(side).keys();
+    keys.iter()
+        .filter_map(|key| twinshore_storage::object::parse_object_key(key))
+        .collect()
 }
 
 /// What becomes of a request.

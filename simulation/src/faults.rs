@@ -65,7 +65,10 @@ pub async fn strike(targets: Targets, mut random: Random, trace: Trace, verdict:
             }
             60..80 => {
                 let side = *random.pick(&Side::BOTH);
-                let down = Duration::from_millis(random.between(100, 15_000));
+                // Beyond a minute, dead objects leave the other bucket meanwhile.
+                let (least, most) =
+                    *random.pick(&[(100, 3_000), (100, 15_000), (500, 15_000), (60_000, 90_000)]);
+                let down = Duration::from_millis(random.between(least, most));
                 trace.event("buckets", &format!("{side} down for {} ms", down.as_millis()));
                 targets.buckets.set_down(side, true);
                 let buckets = targets.buckets.clone();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
+use twinshore_metadata::archive::{ArchiveError, ArchiveStatus};
 use twinshore_metadata::core::{self, Context, Maintenance};
 use twinshore_metadata::journal::memory::{Fault as DiskFault, MemoryDisk, MemoryJournal};
 use twinshore_metadata::journal::record::Record;
@@ -20,8 +21,10 @@ use twinshore_metadata::view::ViewStore;
 use twinshore_metadata::view::memory::MemoryView;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{ClientMessage, ServerMessage};
-use twinshore_protocol::{Caller, Epoch, InodeNumber, Position, SessionId, Side, Timestamp};
+use twinshore_protocol::{Caller, Epoch, InodeNumber, Position, SessionId, Side, Timestamp, VolumeId};
 
+use crate::archive::Archive;
+use crate::buckets::Buckets;
 use crate::network::{Accepted, Network};
 use crate::random::Random;
 use crate::trace::Trace;
@@ -48,6 +51,7 @@ pub enum Crash {
 pub struct Host {
     crash: mpsc::Sender<(Crash, Duration)>,
     disk: MemoryDisk,
+    archived: watch::Receiver<[Position; 2]>,
     stopped: watch::Receiver<Option<String>>,
 }
 
@@ -59,6 +63,8 @@ pub struct HostParts {
     pub trace: Trace,
     /// Where clients come from.
     pub network: Network,
+    /// Where the archive goes. Both belong to the volume.
+    pub buckets: Buckets,
     /// The volume.
     pub format: VolumeFormat,
     /// Limits and a deliberate fault.
@@ -77,8 +83,12 @@ impl Host {
         create_volume(&disk, &parts.format)?;
         let (crash, crashes) = mpsc::channel(1);
         let (report, stopped) = watch::channel(None);
+        let (tell_archived, archived) = watch::channel([Position::ZERO; 2]);
         let runner = Runner {
             random: Random::fork(parts.seed, "metadata"),
+            volume: parts.format.volume,
+            buckets: parts.buckets,
+            archived: tell_archived,
             trace: parts.trace,
             network: parts.network,
             options: parts.options,
@@ -91,7 +101,12 @@ impl Host {
                 report.send_replace(Some(reason));
             }
         });
-        Ok(Self { crash, disk, stopped })
+        Ok(Self {
+            crash,
+            disk,
+            archived,
+            stopped,
+        })
     }
 
     /// Kills the service; it starts again after a while.
@@ -103,6 +118,16 @@ impl Host {
     /// Why the service has stopped for good, if it has: always a bug.
     pub fn stopped(&self) -> Option<String> {
         self.stopped.borrow().clone()
+    }
+
+    /// The last record that the archive in each bucket has told to hold.
+    pub fn archived(&self) -> [Position; 2] {
+        *self.archived.borrow()
+    }
+
+    /// What is under the journal.
+    pub fn disk(&self) -> MemoryDisk {
+        self.disk.clone()
     }
 
     /// The durable state, rebuilt from the journal as a follower would.
@@ -162,7 +187,13 @@ fn create_volume(disk: &MemoryDisk, format: &VolumeFormat) -> Result<(), String>
     Ok(())
 }
 
-fn replay(disk: &MemoryDisk) -> Result<MemoryView, String> {
+/// The state after the last durable record.
+pub fn replay(disk: &MemoryDisk) -> Result<MemoryView, String> {
+    replay_until(disk, disk.durable_tail().position)
+}
+
+/// The state after a record.
+pub fn replay_until(disk: &MemoryDisk, until: Position) -> Result<MemoryView, String> {
     let mut view = MemoryView::new();
     loop {
         let records = disk
@@ -173,6 +204,9 @@ fn replay(disk: &MemoryDisk) -> Result<MemoryView, String> {
         }
         for bytes in records {
             let (record, _) = Record::decode(&bytes).map_err(|error| error.to_string())?;
+            if record.position > until {
+                return Ok(view);
+            }
             view.apply(record.position, &record.mutations)
                 .map_err(|error| error.to_string())?;
         }
@@ -190,10 +224,15 @@ enum Event {
         digest: [u8; 32],
         bytes: bytes::Bytes,
     },
+    Archived(ArchiveStatus),
+    ArchiveFailed(ArchiveError),
 }
 
 struct Runner {
     random: Random,
+    volume: VolumeId,
+    buckets: Buckets,
+    archived: watch::Sender<[Position; 2]>,
     trace: Trace,
     network: Network,
     options: ServiceOptions,
@@ -230,7 +269,19 @@ impl Runner {
         let (events, inbox) = mpsc::unbounded_channel();
         let (listener, accepted) = mpsc::channel(64);
         tokio::spawn(accept(accepted, events.clone()));
+        let tell = events.clone();
+        let archive = Archive::start(
+            self.volume,
+            &tail,
+            self.random.between(0, u64::MAX),
+            self.disk.clone(),
+            &self.buckets,
+            // After a crash nobody is left to be told.
+            move |error| drop(tell.send(Event::ArchiveFailed(error))),
+        );
+        tokio::spawn(follow(archive.status(), events.clone()));
         let life = Life {
+            _archive: archive,
             service,
             disk: self.disk.clone(),
             journal,
@@ -254,8 +305,18 @@ async fn accept(mut accepted: mpsc::Receiver<Accepted>, events: mpsc::UnboundedS
     }
 }
 
+async fn follow(mut status: watch::Receiver<ArchiveStatus>, events: mpsc::UnboundedSender<Event>) {
+    while status.changed().await.is_ok() {
+        let now = status.borrow_and_update().clone();
+        if events.send(Event::Archived(now)).is_err() {
+            return;
+        }
+    }
+}
+
 /// One life of the service, from start to crash.
 struct Life {
+    _archive: Archive,
     service: Service<MemoryView>,
     disk: MemoryDisk,
     journal: MemoryJournal,
@@ -284,7 +345,7 @@ impl Life {
                     return Ok(Some((how, down)));
                 }
                 event = self.inbox.recv() => match event {
-                    Some(event) => self.input(event)?,
+                    Some(event) => self.input(event, runner)?,
                     None => return Ok(None),
                 },
                 _ = ticks.tick() => Some(Input::Tick),
@@ -296,7 +357,7 @@ impl Life {
         }
     }
 
-    fn input(&mut self, event: Event) -> Result<Option<Input>, String> {
+    fn input(&mut self, event: Event, runner: &Runner) -> Result<Option<Input>, String> {
         Ok(Some(match event {
             Event::Connected(stream) => {
                 let connection = ConnectionId(self.next_connection);
@@ -316,6 +377,18 @@ impl Life {
                 self.appending = None;
                 Input::Appended(append(&mut self.journal, &tail, digest, &bytes)?)
             }
+            Event::Archived(status) => {
+                let sides = Side::BOTH.map(|side| {
+                    let status = status.sides[side as usize].as_ref();
+                    status.map_or(Position::ZERO, |status| status.archived)
+                });
+                runner.archived.send_replace(sides);
+                Input::Archived {
+                    checkpoint: status.checkpoint(),
+                    archived: status.archived(),
+                }
+            }
+            Event::ArchiveFailed(error) => return Err(format!("the archive stopped: {error}")),
         }))
     }
 

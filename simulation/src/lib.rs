@@ -6,7 +6,8 @@
 //! 1. A volume is created; the service, a worker per region and clients in both regions start.
 //! 2. For some simulated minutes the clients work ([`actor`]) while faults strike ([`faults`]).
 //! 3. Everything is healed. The clients end, and the volume has to become quiet: nothing owed, nothing to clean up.
-//! 4. The state is checked ([`world`]): nothing acknowledged is lost, both buckets hold the same objects, the metadata
+//! 4. The metadata service's disk is lost, at moments during the run and at its end: either bucket alone gives it back ([`loss`]).
+//! 5. The state is checked ([`world`]): nothing acknowledged is lost, both buckets hold the same objects, the metadata
 //!    does not contradict itself.
 //!
 //! # Guarantees
@@ -20,15 +21,18 @@
 //! of production. Simulated are the disk under the journal, the streams between the parts, and the stores of objects.
 
 pub mod actor;
+pub mod archive;
 pub mod buckets;
 pub mod content;
 pub mod faults;
 pub mod history;
 pub mod host;
 pub mod kernel;
+pub mod loss;
 pub mod network;
 pub mod random;
 pub mod shared;
+pub mod state;
 pub mod trace;
 pub mod verdict;
 pub mod watcher;

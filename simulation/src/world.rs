@@ -10,30 +10,29 @@ use tokio::time::Instant;
 use twinshore_filesystem::vfs::{
     BlockCache, BlockRun, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs, VfsOptions,
 };
-use twinshore_metadata::core::{self, Context};
+use twinshore_metadata::core;
 use twinshore_metadata::service::state::compaction::CompactionOptions;
 use twinshore_metadata::service::state::{Fault, ServiceOptions};
 use twinshore_metadata::view::ViewStore as _;
-use twinshore_metadata::view::memory::MemoryView;
 use twinshore_protocol::format::{
     Compression, Durability, Encryption, FORMAT_VERSION, RegionFormat, VolumeFormat, VolumeSettings,
 };
 use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::session::SessionOptions;
-use twinshore_protocol::{
-    Caller, Epoch, InodeNumber, ObjectId, Operation, Reply, SessionId, Side, Timestamp, VolumeId,
-};
+use twinshore_protocol::{ObjectId, Side, Timestamp, VolumeId};
 use twinshore_storage::pair::{BucketPair, PairOptions};
 
 use crate::actor::{Actor, Expected};
-use crate::buckets::Buckets;
+use crate::buckets::{Buckets, stored_objects};
 use crate::faults::{Targets, strike};
 use crate::history::{History, MountNumber};
 use crate::host::{Host, HostParts, WALL_START_SECONDS};
 use crate::kernel::{Caches, Kernel};
+use crate::loss::Losses;
 use crate::network::Network;
 use crate::random::Random;
 use crate::shared::{Shared, name, read_file};
+use crate::state::named_objects;
 use crate::trace::Trace;
 use crate::verdict::Verdict;
 use crate::watcher::Watcher;
@@ -91,37 +90,54 @@ pub fn run(options: Options) -> Report {
         .enable_time()
         .start_paused(true)
         .build();
-    match runtime {
+    let (mut report, losses) = match runtime {
         Ok(runtime) => runtime.block_on(run_inside(options)),
         Err(error) => unreachable!("a runtime without IO needs nothing from the system: {error}"),
+    };
+    if report.broken.is_empty() {
+        match losses.judge() {
+            Ok(broken) => report.broken = broken,
+            Err(reason) => report.broken.push(reason),
+        }
     }
+    report
 }
 
-async fn run_inside(options: Options) -> Report {
+async fn run_inside(options: Options) -> (Report, Losses) {
     let trace = Trace::new();
     let verdict = Verdict::default();
-    if let Err(reason) = play(options, &trace, &verdict).await {
+    let losses = Losses::default();
+    if let Err(reason) = play(options, &trace, &verdict, &losses).await {
         verdict.guilty(reason);
     }
-    Report {
+    let report = Report {
         broken: verdict.found(),
         digest: trace.digest(),
         events: trace.events(),
         tail: trace.tail(),
-    }
+    };
+    (report, losses)
 }
 
-async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), String> {
+async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losses) -> Result<(), String> {
     let started = Instant::now();
     let network = Network::new(options.seed, trace.clone());
     let buckets = Buckets::new(options.seed);
+    buckets.claim(&format()).await?;
     let host = Host::start(HostParts {
         seed: options.seed,
         trace: trace.clone(),
         network: network.clone(),
+        buckets: buckets.clone(),
         format: format(),
         options: service_options(options.fault),
     })?;
+    losses.begin(
+        &host,
+        &buckets,
+        Random::fork(options.seed, "losses"),
+        options.seconds,
+    );
     let mut workers = Vec::new();
     for (node, near) in WORKERS {
         workers.push(worker::start(&network, &buckets, node, near).await?);
@@ -197,6 +213,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         return Err(reason);
     }
     wait_until_quiet(&host, &buckets, trace).await?;
+    losses.take("at the end", &host, &buckets);
     check_files(
         &network,
         &buckets,
@@ -348,7 +365,17 @@ fn disquiet(host: &Host, buckets: &Buckets) -> Result<Option<String>, String> {
             return Ok(Some(format!("{} is to be deleted from {side}", deletions[0])));
         }
     }
-    let known = named_objects(&view)?;
+    let named = named_objects(&view)?;
+    for side in Side::BOTH {
+        let archived = host.archived()[side as usize];
+        if archived < view.applied() {
+            return Ok(Some(format!(
+                "the archive in {side} has record {archived} of {}",
+                view.applied()
+            )));
+        }
+    }
+    let known: BTreeSet<ObjectId> = named.iter().map(|record| record.object).collect();
     for side in Side::BOTH {
         let stored: BTreeSet<ObjectId> = stored_objects(buckets, side);
         if let Some(missing) = known.difference(&stored).next() {
@@ -358,42 +385,6 @@ fn disquiet(host: &Host, buckets: &Buckets) -> Result<Option<String>, String> {
         }
     }
     Ok(None)
-}
-
-/// Every object that files name.
-fn named_objects(view: &MemoryView) -> Result<BTreeSet<ObjectId>, String> {
-    let nothing_open: BTreeSet<InodeNumber> = BTreeSet::new();
-    let context = Context {
-        now: Timestamp::default(),
-        position: view.applied().next(),
-        epoch: Epoch(0),
-        session: SessionId(0),
-        near: Side::Primary,
-        caller: &Caller::ROOT,
-        open: &nothing_open,
-    };
-    let mut named = BTreeSet::new();
-    let mut after = None;
-    loop {
-        let listed = core::step(view, &context, &Operation::ListObjects { after, limit: 1000 });
-        let Ok(Reply::Objects(page)) = listed.map_err(|error| error.to_string())?.result else {
-            return Err("metadata does not list its objects".to_owned());
-        };
-        let Some(last) = page.last() else { return Ok(named) };
-        after = Some(last.object);
-        named.extend(
-            page.iter()
-                .filter(|record| record.live_bytes > 0)
-                .map(|record| record.object),
-        );
-    }
-}
-
-fn stored_objects(buckets: &Buckets, side: Side) -> BTreeSet<ObjectId> {
-    let keys = buckets.content(side).keys();
-    keys.iter()
-        .filter_map(|key| twinshore_storage::object::parse_object_key(key))
-        .collect()
 }
 
 /// Every file whose last change was acknowledged is there, as seen from both regions.

@@ -45,6 +45,11 @@ fn a_deleted_object_that_files_still_name_is_found() {
 }
 
 #[test]
+fn a_deletion_that_a_restored_volume_does_not_know_of_is_found() {
+    assert_found(Fault::DeleteBeforeArchived);
+}
+
+#[test]
 fn a_retry_that_is_applied_twice_is_found() {
     assert_found(Fault::ApplyRetryTwice);
 }

@@ -131,10 +131,12 @@ async fn copied_by(workers: usize) -> Duration {
     let trace = Trace::new();
     let network = Network::new(1, trace.clone());
     let buckets = Buckets::new(1);
+    buckets.claim(&format()).await.unwrap();
     let _host = Host::start(HostParts {
         seed: 1,
         trace,
         network: network.clone(),
+        buckets: buckets.clone(),
         format: format(),
         options: ServiceOptions::default(),
     })

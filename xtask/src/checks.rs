@@ -26,6 +26,8 @@ pub fn lint(place: &Place, outcome: &mut Outcome) {
         "warnings",
     ]);
     outcome.check("clippy", success(&mut clippy));
+    println!("== documentation of the chart's values");
+    outcome.check("docs/values.md", crate::values::check(&place.root));
     dependencies(place, outcome);
 }
 

@@ -11,6 +11,7 @@ mod packages;
 mod place;
 mod process;
 mod tools;
+mod values;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -34,6 +35,7 @@ cargo xtask COMMAND
   bench [ARGUMENTS]       Build for speed and measure, beside what this machine allows: a table. --list, --only ROW,ROW, --quick,
                           --json FILE, --help.
   crds                    Write the resource definitions of crds/ into the chart.
+  values                  Write docs/values.md from the chart's values.
   lint                    Only format, lints and dependencies.
   tools                   Build the external test programs into the cache.
   help                    This.
@@ -150,6 +152,10 @@ fn run(command: &str, arguments: &[String]) -> Result<ExitCode, String> {
                 .args(["run", "--locked", "--quiet", "--package", "twinshore-crds", "--"])
                 .arg("charts/twinshore/files/crds/replicatedvolumes.yaml");
             process::become_command(command)
+        }
+        "values" => {
+            values::write(&place.root)?;
+            Ok(ExitCode::SUCCESS)
         }
         "lint" => {
             let mut outcome = Outcome::default();

@@ -134,6 +134,11 @@ impl Client {
             })
     }
 
+    /// The session itself.
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Finds the inode of a path from the volume's root.
     pub async fn resolve(&self, path: &str) -> Result<InodeNumber, CommandError> {
         let mut inode = InodeNumber::ROOT;

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod claim;
 mod client;
 mod destroy;
 mod fsck;
@@ -7,6 +8,7 @@ mod gc;
 mod metadata;
 mod mount;
 mod quota;
+mod snapshot;
 mod status;
 mod sync;
 mod trash;
@@ -38,6 +40,8 @@ pub fn run(command: Command) -> Result<(), CommandError> {
         Command::Gc(arguments) => block_on(gc::run(arguments)),
         Command::Trash(command) => block_on(trash::run(command)),
         Command::Quota(command) => block_on(quota::run(command)),
+        Command::Claim(command) => block_on(claim::run(command)),
+        Command::Snapshot(command) => block_on(snapshot::run(command)),
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Completion { shell } => {
             clap_complete::generate(
@@ -49,6 +53,11 @@ pub fn run(command: Command) -> Result<(), CommandError> {
             Ok(())
         }
     }
+}
+
+/// Runs a command of the plugin for `kubectl` to its end.
+pub fn run_plugin(command: crate::kubernetes::Command) -> Result<(), CommandError> {
+    block_on(crate::kubernetes::run(command))
 }
 
 /// Threads for asynchronous work: half of the cores. The other half is for what works beside them (threads that read the kernel's

@@ -3,6 +3,7 @@
 //!
 //! It reads everything once and keeps in memory what it has to compare: some hundred bytes for each inode and object.
 
+mod claims;
 mod content;
 mod names;
 
@@ -14,6 +15,7 @@ use minicbor::Decode;
 use twinshore_protocol::{FileName, InodeNumber, ObjectId, Position, Side};
 
 use super::CoreError;
+use super::claims::rows::HiddenRow;
 use super::keys::{self};
 use super::transaction::{decode, read};
 use super::values::{CountersRow, InodeRow, InodeSpan, ObjectRow, SessionRow, Tally, TotalsRow};
@@ -62,6 +64,7 @@ struct Check {
     owed: BTreeMap<(Side, ObjectId), Position>,
     dead: BTreeMap<ObjectId, Position>,
     deletions: BTreeSet<(Side, ObjectId)>,
+    hidden: Option<HiddenRow>,
     totals: TotalsRow,
 }
 
@@ -72,12 +75,15 @@ pub fn consistency(view: &dyn View) -> Result<Vec<Problem>, CoreError> {
     };
     let mut check = Check::default();
     check.read_inodes(view)?;
+    check.read_hidden(view)?;
     check.read_names(view)?;
     check.compare_names(view)?;
     check.compare_nameless(view)?;
     check.compare_extents(view)?;
     check.compare_attributes(view)?;
     check.compare_usage(view)?;
+    check.compare_trees(view)?;
+    check.compare_claims(view)?;
     check.read_objects(view)?;
     check.compare_objects(format.settings.target.is_some(), volume::is_backfilling(view)?);
     check.compare_sessions(view)?;

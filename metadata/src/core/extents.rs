@@ -210,7 +210,8 @@ impl Transaction<'_> {
         Ok(right.filter(|right| right.start == extent.end && extent.continues_with(right)))
     }
 
-    fn attach(&mut self, row: &mut InodeRow, extent: Placed) -> Attempt<()> {
+    /// Adds an extent where there is none.
+    pub(super) fn attach(&mut self, row: &mut InodeRow, extent: Placed) -> Attempt<()> {
         let length = extent.end - extent.start;
         match &extent.source {
             SourceRow::Object { object, .. } => self.name_object(*object, row.number(), length)?,

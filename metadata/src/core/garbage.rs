@@ -7,6 +7,9 @@
 //!
 //! An object waits in `G` for [`COLLECT_AFTER_SECONDS`]: when it died, every session that had extents of it in its cache
 //! was told before the change was answered, or lost its lease; the wait covers reads that were under way.
+//!
+//! It also waits until the archive in every bucket holds the record by which it died: whoever restores the volume from one of them
+//! must not find a file that names an object which is gone. While a bucket does not answer, dead objects stay in both.
 
 use twinshore_protocol::message::SESSION_SECONDS;
 use twinshore_protocol::{InodeNumber, Position, Reply, Side, Sides, Timestamp};
@@ -25,11 +28,12 @@ const PASS_MAX: usize = 1 << 16;
 
 impl Transaction<'_> {
     /// One piece. Tells how many rows it removed or looked at.
-    pub(super) fn clean_up(&mut self, limit: usize) -> Attempt<Reply> {
+    pub(super) fn clean_up(&mut self, limit: usize, archived: Position) -> Attempt<Reply> {
         let limit = limit.max(1);
         let mut done = self.expire_trash(limit)?;
+        done += self.raze(limit.saturating_sub(done))?;
         done += self.clean_orphans(limit.saturating_sub(done))?;
-        done += self.collect(limit.saturating_sub(done))?;
+        done += self.collect(limit.saturating_sub(done), archived)?;
         done += self.backfill(limit.saturating_sub(done))?;
         done += self.release_quarantine(limit.saturating_sub(done))?;
         Ok(Reply::Offset(done as u64))
@@ -80,7 +84,7 @@ impl Transaction<'_> {
         Ok(done)
     }
 
-    fn collect(&mut self, limit: usize) -> Attempt<usize> {
+    fn collect(&mut self, limit: usize, archived: Position) -> Attempt<usize> {
         let mut collected = 0;
         let has_target = self.format()?.settings.target.is_some();
         for (key, value) in self.scan(&[keys::DEAD], &[keys::DEAD + 1], limit)? {
@@ -89,9 +93,12 @@ impl Transaction<'_> {
                 break;
             }
             let mut reader = KeyReader::new(&key);
-            let (Some(_), Some(id)) = (reader.number(), reader.object()) else {
+            let (Some(died), Some(id)) = (reader.number(), reader.object()) else {
                 return Err(corrupt(&key, "malformed key").into());
             };
+            if Position(died) > archived {
+                break;
+            }
             let Some(mut row) = self.object(id)? else {
                 return Err(corrupt(&key, "a dead object is unknown").into());
             };

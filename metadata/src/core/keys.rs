@@ -5,6 +5,7 @@
 //! looked up whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use twinshore_protocol::claims::{ClaimKey, Label, NodeName, SnapshotKey};
 use twinshore_protocol::{Epoch, FileName, InodeNumber, ObjectId, Position, SessionId, Side, Timestamp};
 
 /// Inodes.
@@ -49,6 +50,30 @@ pub const DELETION: u8 = b'g';
 pub const SESSION: u8 = b'C';
 /// Results of mutating requests.
 pub const RESULT: u8 = b'A';
+/// Claims on directories.
+pub const CLAIM: u8 = b'c';
+/// Claimed directories.
+pub const CLAIMED: u8 = b'd';
+/// The claims of a directory.
+pub const CLAIM_OF: u8 = b'e';
+/// Claimed directories, by path.
+pub const CLAIMED_PATH: u8 = b'p';
+/// Access of targets.
+pub const HOLD: u8 = b'i';
+/// Access of targets, by directory.
+pub const HOLD_OF: u8 = b'h';
+/// Snapshots.
+pub const SNAPSHOT: u8 = b's';
+/// Copies of trees that are under way.
+pub const COPY: u8 = b'j';
+/// Directories of a copy whose entries are still to be copied.
+pub const COPY_DIRECTORY: u8 = b'k';
+/// What a copy has made of files with several names.
+pub const COPY_LINK: u8 = b'l';
+/// Trees in the trash.
+pub const TREE: u8 = b't';
+/// Trees that are being taken apart.
+pub const RAZE: u8 = b'z';
 /// The volume.
 pub const VOLUME: u8 = b'V';
 
@@ -66,6 +91,8 @@ pub const SYNCHRONISATION: &[u8] = b"Vsynchronisation";
 pub const BACKFILL: &[u8] = b"Vbackfill";
 /// Trash from before this time is removed whatever its retention.
 pub const PURGE: &[u8] = b"Vpurge";
+/// The directories that no name leads to.
+pub const HIDDEN: &[u8] = b"Vhidden";
 
 struct Key(BytesMut);
 
@@ -95,6 +122,17 @@ impl Key {
         self.0.put_u64(time.seconds.cast_unsigned() ^ (1 << 63));
         self.0.put_u32(time.nanoseconds);
         self
+    }
+
+    /// A text that another part follows: no label has a NUL.
+    fn label(mut self, label: &str) -> Self {
+        self.0.put_slice(label.as_bytes());
+        self.0.put_u8(0);
+        self
+    }
+
+    fn node(self, node: &NodeName) -> Self {
+        self.label(node.region.as_str()).label(node.node.as_str())
     }
 
     fn bytes(mut self, bytes: &[u8]) -> Bytes {
@@ -227,6 +265,89 @@ pub fn result(session: SessionId, slot: u64) -> Bytes {
     Key::new(RESULT).number(session.0).number(slot).done()
 }
 
+/// `c<region>\0<name>`
+pub fn claim(key: &ClaimKey) -> Bytes {
+    Key::new(CLAIM).label(key.region()).bytes(key.name().as_bytes())
+}
+
+/// `d<directory>`
+pub fn claimed(directory: InodeNumber) -> Bytes {
+    Key::new(CLAIMED).number(directory.0).done()
+}
+
+/// `e<directory><region>\0<name>`
+pub fn claim_of(directory: InodeNumber, key: &ClaimKey) -> Bytes {
+    Key::new(CLAIM_OF)
+        .number(directory.0)
+        .label(key.region())
+        .bytes(key.name().as_bytes())
+}
+
+/// `p<path>`, each name followed by `/`: what is within a directory has its key as prefix.
+pub fn claimed_path(names: &[FileName]) -> Bytes {
+    let mut key = Key::new(CLAIMED_PATH);
+    for name in names {
+        key.0.put_slice(name.as_bytes());
+        key.0.put_u8(b'/');
+    }
+    key.done()
+}
+
+/// `i<region>\0<node>\0<target>`
+pub fn hold(node: &NodeName, target: &Label) -> Bytes {
+    Key::new(HOLD).node(node).bytes(target.as_str().as_bytes())
+}
+
+/// The prefix of all holds of a node.
+pub fn holds_of_node(node: &NodeName) -> Bytes {
+    Key::new(HOLD).node(node).done()
+}
+
+/// `h<directory><region>\0<node>\0<target>`
+pub fn hold_of(directory: InodeNumber, node: &NodeName, target: &Label) -> Bytes {
+    Key::new(HOLD_OF)
+        .number(directory.0)
+        .node(node)
+        .bytes(target.as_str().as_bytes())
+}
+
+/// `s<region>\0<name>`
+pub fn snapshot(key: &SnapshotKey) -> Bytes {
+    Key::new(SNAPSHOT)
+        .label(key.region())
+        .bytes(key.name().as_bytes())
+}
+
+/// The prefix of all claims, or snapshots, of a region.
+pub fn of_region(prefix: u8, region: &str) -> Bytes {
+    Key::new(prefix).label(region).done()
+}
+
+/// `j<root of the copy>`
+pub fn copy(root: InodeNumber) -> Bytes {
+    Key::new(COPY).number(root.0).done()
+}
+
+/// `k<root of the copy><directory of the copy>`
+pub fn copy_directory(root: InodeNumber, directory: InodeNumber) -> Bytes {
+    Key::new(COPY_DIRECTORY).number(root.0).number(directory.0).done()
+}
+
+/// `l<root of the copy><file of the source>`
+pub fn copy_link(root: InodeNumber, source: InodeNumber) -> Bytes {
+    Key::new(COPY_LINK).number(root.0).number(source.0).done()
+}
+
+/// `t<directory>`
+pub fn tree(directory: InodeNumber) -> Bytes {
+    Key::new(TREE).number(directory.0).done()
+}
+
+/// `z<directory>`
+pub fn raze(directory: InodeNumber) -> Bytes {
+    Key::new(RAZE).number(directory.0).done()
+}
+
 /// The prefix of all keys of one kind and one number, such as the extents of an inode.
 pub fn of(prefix: u8, number: u64) -> Bytes {
     Key::new(prefix).number(number).done()
@@ -303,6 +424,30 @@ impl<'a> KeyReader<'a> {
             seconds,
             nanoseconds: u32::from_be_bytes(*nanoseconds),
         })
+    }
+
+    /// The next label that another part follows.
+    pub fn label(&mut self) -> Option<&'a str> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let (label, rest) = self.0.split_at(end);
+        self.0 = rest.get(1..)?;
+        std::str::from_utf8(label).ok()
+    }
+
+    /// The rest, as the key of a claim.
+    pub fn claim(&mut self) -> Option<ClaimKey> {
+        ClaimKey::new(self.label()?, std::str::from_utf8(self.0).ok()?).ok()
+    }
+
+    /// The rest, as the key of a snapshot.
+    pub fn snapshot(&mut self) -> Option<SnapshotKey> {
+        SnapshotKey::new(self.label()?, std::str::from_utf8(self.0).ok()?).ok()
+    }
+
+    /// The rest, as a node and a target.
+    pub fn hold(&mut self) -> Option<(NodeName, Label)> {
+        let node = NodeName::new(self.label()?, self.label()?).ok()?;
+        Some((node, Label::new(std::str::from_utf8(self.0).ok()?).ok()?))
     }
 
     /// The rest, as a name.

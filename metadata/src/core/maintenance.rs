@@ -16,6 +16,11 @@ pub(super) fn execute(transaction: &mut Transaction<'_>, maintenance: &Maintenan
             description,
         } => transaction.open_session(*session, *role, *near, description),
         Maintenance::CloseSession { session } => transaction.close_session(*session),
-        Maintenance::CleanUp { limit } => transaction.clean_up(*limit),
+        Maintenance::CopyOn => transaction.copy_some(),
+        Maintenance::FailCopy { copy, reason } => {
+            transaction.fail_copy(*copy, reason)?;
+            Ok(Reply::Done)
+        }
+        Maintenance::CleanUp { limit, archived } => transaction.clean_up(*limit, *archived),
     }
 }

@@ -16,7 +16,9 @@ use crate::view::{Mutation, View, ViewError};
 
 mod acl;
 pub mod check;
+pub mod claims;
 pub mod compaction;
+pub mod copying;
 mod extents;
 mod garbage;
 pub mod keys;
@@ -30,6 +32,7 @@ pub mod results;
 mod sessions;
 mod transaction;
 mod trash;
+mod trees;
 mod usage;
 pub mod values;
 pub mod volume;
@@ -139,11 +142,22 @@ pub enum Maintenance {
         /// Which.
         session: SessionId,
     },
+    /// A bounded piece of a copy under way. Replies `Offset`: 0 if there is none.
+    CopyOn,
+    /// A copy cannot be completed. Replies `Done`, also if it is not under way.
+    FailCopy {
+        /// The root of the copy.
+        copy: InodeNumber,
+        /// Why, for a person.
+        reason: String,
+    },
     /// A bounded piece of the work in the background: expired trash, inodes without a name that are not open, dead
     /// objects, the walk after a change of the target. Replies `Offset`: how much was done, 0 if nothing is left for now.
     CleanUp {
         /// How many rows to remove or to look at, about.
         limit: usize,
+        /// The archive in every bucket holds the records up to here: objects that died later are kept.
+        archived: Position,
     },
 }
 

@@ -34,7 +34,16 @@ pub fn cookie(name: &FileName) -> u64 {
     (first >> 1).max(COOKIE_MIN)
 }
 
-fn entry_key(directory: InodeNumber, name: &FileName) -> bytes::Bytes {
+/// Where an inode goes that loses its last name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// To the trash, if the volume keeps any.
+    Trash,
+    /// Away.
+    ForGood,
+}
+
+pub(super) fn entry_key(directory: InodeNumber, name: &FileName) -> bytes::Bytes {
     keys::entry(directory, cookie(name), name)
 }
 
@@ -148,12 +157,25 @@ impl Transaction<'_> {
         })?)
     }
 
-    /// An inode has lost a name, whose entry is already gone. With its last one it goes to the trash, or away.
+    /// An inode has lost a name, whose entry is already gone. With its last one it goes to the trash, or away. `EBUSY` of a claimed directory.
     pub(super) fn drop_name(
         &mut self,
         inode: InodeNumber,
         directory: InodeNumber,
         name: &FileName,
+    ) -> Attempt<InodeRow> {
+        let row = self.named_inode(inode)?;
+        self.require_unclaimed(&row)?;
+        self.lose_name(inode, directory, name, Farewell::Trash)
+    }
+
+    /// The same, whatever claims there are.
+    pub(super) fn lose_name(
+        &mut self,
+        inode: InodeNumber,
+        directory: InodeNumber,
+        name: &FileName,
+        farewell: Farewell,
     ) -> Attempt<InodeRow> {
         let mut row = self.named_inode(inode)?;
         let parent = Self::named_parent(&row)?;
@@ -166,13 +188,14 @@ impl Transaction<'_> {
                 self.set_usage(inode, None)?;
             }
             row.attributes.links = 0;
-            return self.forsake(
-                row,
-                &TrashRow {
-                    parent: directory,
-                    name: name.clone(),
-                },
-            );
+            let was = TrashRow {
+                parent: directory,
+                name: name.clone(),
+            };
+            return match farewell {
+                Farewell::Trash => self.forsake(row, &was),
+                Farewell::ForGood => self.orphan(row),
+            };
         }
         row.attributes.links -= 1;
         let key = keys::other_name(inode, directory, name);
@@ -191,7 +214,7 @@ impl Transaction<'_> {
         Ok(row)
     }
 
-    /// An inode has one of its names elsewhere now; the entries are already changed.
+    /// An inode has one of its names elsewhere now; the entries are already changed. `EBUSY` of a claimed directory.
     pub(super) fn move_name(
         &mut self,
         inode: InodeNumber,
@@ -199,6 +222,7 @@ impl Transaction<'_> {
         (to, new_name): (InodeNumber, &FileName),
     ) -> Attempt<InodeRow> {
         let mut row = self.named_inode(inode)?;
+        self.require_unclaimed(&row)?;
         row.attributes.changed = self.context.now;
         self.attributes_changed(inode);
         let other = keys::other_name(inode, from, name);

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
+use twinshore_protocol::claims::Refused;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::Invalidation;
 use twinshore_protocol::{Errno, InodeNumber, ObjectId, Reply, wire};
@@ -33,6 +34,8 @@ pub(super) enum Failure {
     Errno(Errno),
     /// The core cannot go on.
     Core(CoreError),
+    /// The answer says why it was refused; whatever was done so far is not.
+    Refused(Box<Refused>),
     /// It is too much for one record: what was done so far stands, and the operation is to be executed again.
     Unfinished,
 }
@@ -40,6 +43,12 @@ pub(super) enum Failure {
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         Self::Errno(errno)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(Box::new(refused))
     }
 }
 
@@ -146,6 +155,12 @@ impl<'a> Transaction<'a> {
             }
             Err(Failure::Errno(errno)) => Ok(Outcome {
                 result: Err(errno),
+                unfinished: false,
+                mutations: Vec::new(),
+                changes: Vec::new(),
+            }),
+            Err(Failure::Refused(refused)) => Ok(Outcome {
+                result: Ok(Reply::Refused(refused)),
                 unfinished: false,
                 mutations: Vec::new(),
                 changes: Vec::new(),

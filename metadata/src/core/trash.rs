@@ -8,7 +8,7 @@
 //! # Invariants
 //!
 //! * `H` has a row for every inode in the trash, `Z` for every orphan; the inode says which it is.
-//! * A directory that loses its name is empty, and stays empty: nothing can be made in a directory without a name.
+//! * A directory that loses its name is empty, and stays empty: nothing can be made in a directory without a name. (Whole trees are moved: [`super::trees`].)
 
 use twinshore_protocol::message::Invalidation;
 use twinshore_protocol::reply::TrashItem;
@@ -42,7 +42,7 @@ impl Transaction<'_> {
     }
 
     /// An inode with neither name nor place in the trash.
-    fn orphan(&mut self, mut row: InodeRow) -> Attempt<InodeRow> {
+    pub(super) fn orphan(&mut self, mut row: InodeRow) -> Attempt<InodeRow> {
         row.place = Place::Orphan { cleaning: false };
         self.put_inode(row);
         self.mark(keys::orphan(row.number()));
@@ -89,6 +89,10 @@ impl Transaction<'_> {
     /// Takes an inode out of the trash for good.
     pub(super) fn expire(&mut self, removed: Timestamp, inode: InodeNumber) -> Attempt<()> {
         let row = self.named_inode(inode)?;
+        if matches!(row.place, Place::Named { .. }) {
+            self.expire_tree(removed, inode);
+            return Ok(());
+        }
         self.take_from_trash(removed, &row)?;
         self.orphan(row)?;
         Ok(())
@@ -118,8 +122,13 @@ impl Transaction<'_> {
         for (key, value) in self.scan(&start, &[keys::TRASH + 1], limit)? {
             let (removed, inode) = trash_key(&key)?;
             let TrashRow { parent, name } = decode(&key, &value)?;
-            let attributes = self.named_inode(inode)?.attributes;
-            let (kind, size_bytes) = (attributes.kind, attributes.size_bytes);
+            let row = self.named_inode(inode)?;
+            let kind = row.attributes.kind;
+            let size_bytes = if matches!(row.place, Place::Named { .. }) {
+                self.usage(inode)?.bytes
+            } else {
+                row.attributes.size_bytes
+            };
             items.push(TrashItem {
                 inode,
                 kind,
@@ -140,8 +149,10 @@ impl Transaction<'_> {
     ) -> Attempt<Reply> {
         self.require_root()?;
         let mut row = self.find_inode(inode)?.ok_or(Errno::NotFound)?;
-        let Place::Trash { removed } = row.place else {
-            return Err(Errno::NotFound.into());
+        let tree = self.tree_in_trash(inode)?;
+        let removed = match (row.place, tree) {
+            (Place::Trash { removed }, _) | (Place::Named { .. }, Some(removed)) => removed,
+            _ => return Err(Errno::NotFound.into()),
         };
         let key = keys::trash(removed, inode);
         let was = self
@@ -152,8 +163,12 @@ impl Transaction<'_> {
             None => (was.parent, was.name),
         };
         self.directory(parent)?;
+        self.require_in_sight(parent)?;
         if self.entry(parent, &name)?.is_some() {
             return Err(Errno::Exists.into());
+        }
+        if tree.is_some() {
+            return self.restore_tree(removed, inode, (parent, &name));
         }
         self.take_from_trash(removed, &row)?;
         row.place = Place::Named { parent };
@@ -168,6 +183,7 @@ impl Transaction<'_> {
                     inodes: 0,
                     parent,
                     limited,
+                    claimed: 0,
                 }),
             )?;
         }

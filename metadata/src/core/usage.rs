@@ -4,7 +4,9 @@
 //!
 //! * `U<directory>` is exactly the allocated bytes and the inodes of everything below the directory, at any depth, without
 //!   the directory itself. A file with several names is counted once, in the directory of its first name.
-//! * What has no name (trash, orphans) is counted in no directory, but in the totals of the volume.
+//! * What has no name (trash, orphans) is counted in no directory, but in the totals of the volume. Removed trees have a root of their own, in which they
+//!   are counted ([`super::trees`]).
+//! * `claimed` is the number of claimed directories at or below a directory.
 //! * An operation that increases what a directory's limits count, beyond a limit, fails; one that does not, never does.
 //!   So a limit may be set below what is used.
 
@@ -64,6 +66,15 @@ pub(super) enum Limits {
 /// The deepest tree. Only a cycle, which is damage, is deeper.
 const DEPTH_MAX: usize = 1 << 20;
 
+/// The volume's own limit looks like a full disk, as statfs reports it.
+fn beyond_limit(directory: InodeNumber) -> Errno {
+    if directory == InodeNumber::ROOT {
+        Errno::NoSpace
+    } else {
+        Errno::QuotaExceeded
+    }
+}
+
 impl Transaction<'_> {
     /// The usage of a directory.
     pub(super) fn usage(&mut self, directory: InodeNumber) -> Attempt<UsageRow> {
@@ -118,12 +129,63 @@ impl Transaction<'_> {
                     state.growth.inodes += change.inodes;
                 }
             }
-            if next == InodeNumber::ROOT {
+            if next == row.parent {
                 return Ok(());
             }
             next = row.parent;
         }
-        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+        Err(corrupt(&keys::usage(directory), "the directory is not below a root").into())
+    }
+
+    /// Counts claimed directories at or below a directory, in it and in all that hold it.
+    pub(super) fn count_claimed(&mut self, directory: InodeNumber, change: i32) -> Attempt<()> {
+        let mut next = directory;
+        for _ in 0..DEPTH_MAX {
+            let mut row = self.usage(next)?;
+            row.claimed = (row.claimed.checked_add_signed(change))
+                .ok_or_else(|| corrupt(&keys::usage(next), "more claims are given up than there were"))?;
+            self.set_usage(next, Some(row))?;
+            if next == row.parent {
+                return Ok(());
+            }
+            next = row.parent;
+        }
+        Err(corrupt(&keys::usage(directory), "the directory is not below a root").into())
+    }
+
+    /// `EBUSY` if a claim holds the directory, or one below it.
+    pub(super) fn require_unclaimed(&mut self, row: &InodeRow) -> Attempt<()> {
+        if row.is_directory() && self.usage(row.number())?.claimed > 0 {
+            return Err(Errno::Busy.into());
+        }
+        Ok(())
+    }
+
+    /// Fails if so much more below a directory would be beyond a limit.
+    pub(super) fn require_room(&mut self, directory: InodeNumber, more: Change) -> Attempt<()> {
+        let mut next = directory;
+        for _ in 0..DEPTH_MAX {
+            let row = self.usage(next)?;
+            if let Some(quota) = (row.limited)
+                .then(|| self.get::<QuotaRow>(&keys::quota(next)))
+                .transpose()?
+                .flatten()
+            {
+                let beyond = |limit: Option<u64>, used: u64, more: i64| {
+                    more > 0 && limit.is_some_and(|limit| used.saturating_add_signed(more) > limit)
+                };
+                if beyond(quota.limit_bytes, row.bytes, more.bytes)
+                    || beyond(quota.limit_inodes, row.inodes + 1, more.inodes)
+                {
+                    return Err(beyond_limit(next).into());
+                }
+            }
+            if next == row.parent {
+                return Ok(());
+            }
+            next = row.parent;
+        }
+        Err(corrupt(&keys::usage(directory), "the directory is not below a root").into())
     }
 
     /// The allocated bytes of an inode have changed by this much.
@@ -150,28 +212,26 @@ impl Transaction<'_> {
             if next == ancestor {
                 return Ok(true);
             }
-            if next == InodeNumber::ROOT {
+            let parent = self.usage(next)?.parent;
+            if next == parent {
                 return Ok(false);
             }
-            next = self.usage(next)?.parent;
+            next = parent;
         }
-        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+        Err(corrupt(&keys::usage(directory), "the directory is not below a root").into())
     }
 
     /// The nearest directory with limits, this one included, or the root.
     pub(super) fn quota_directory(&mut self, directory: InodeNumber) -> Attempt<InodeNumber> {
         let mut next = directory;
         for _ in 0..DEPTH_MAX {
-            if next == InodeNumber::ROOT {
-                return Ok(next);
-            }
             let row = self.usage(next)?;
-            if row.limited {
+            if row.limited || next == row.parent {
                 return Ok(next);
             }
             next = row.parent;
         }
-        Err(corrupt(&keys::usage(directory), "the directory is not below the root").into())
+        Err(corrupt(&keys::usage(directory), "the directory is not below a root").into())
     }
 
     /// Usage and limits of a directory, itself included.
@@ -205,13 +265,7 @@ impl Transaction<'_> {
             let bytes = growth.bytes > 0 && quota.limit_bytes.is_some_and(|limit| row.bytes > limit);
             let inodes = growth.inodes > 0 && quota.limit_inodes.is_some_and(|limit| row.inodes + 1 > limit);
             if bytes || inodes {
-                // The volume's own limit looks like a full disk, as statfs reports it.
-                let errno = if directory == InodeNumber::ROOT {
-                    Errno::NoSpace
-                } else {
-                    Errno::QuotaExceeded
-                };
-                return Err(errno.into());
+                return Err(beyond_limit(directory).into());
             }
         }
         Ok(())

@@ -200,6 +200,10 @@ pub struct UsageRow {
     /// It has a row in `Q`.
     #[n(3)]
     pub limited: bool,
+    /// Claimed directories at it or below it: none of them can be moved or removed.
+    #[n(4)]
+    #[cbor(default)]
+    pub claimed: u32,
 }
 
 /// `Q`: limits of what is below a directory, itself included.

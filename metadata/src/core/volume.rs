@@ -4,6 +4,7 @@ use twinshore_protocol::format::{FORMAT_VERSION, VolumeFormat, VolumeSettings};
 use twinshore_protocol::reply::FileSystemUsage;
 use twinshore_protocol::{Attributes, Epoch, Errno, FileType, InodeNumber, ObjectId, Reply, Timestamp};
 
+use super::claims::rows::HiddenRow;
 use super::keys::{self, KeyReader};
 use super::transaction::{Attempt, Transaction, corrupt, decode, read};
 use super::values::{
@@ -49,13 +50,18 @@ pub fn usage(view: &dyn View) -> Result<FileSystemUsage, CoreError> {
     })
 }
 
-/// Usage of the trash.
+/// Usage of the trash, whole trees included, and of what of them is being taken apart.
 pub fn trash(view: &dyn View) -> Result<FileSystemUsage, CoreError> {
     let tally = totals(view)?.trash;
+    let hidden: Option<HiddenRow> = read(view, keys::HIDDEN)?;
+    let trees: Option<UsageRow> = match hidden {
+        Some(hidden) => read(view, &keys::usage(hidden.removed))?,
+        None => None,
+    };
     Ok(FileSystemUsage {
-        used_bytes: tally.bytes,
+        used_bytes: tally.bytes + trees.map_or(0, |trees| trees.bytes),
         limit_bytes: None,
-        used_inodes: tally.count,
+        used_inodes: tally.count + trees.map_or(0, |trees| trees.inodes),
         limit_inodes: None,
     })
 }
@@ -137,6 +143,7 @@ impl Transaction<'_> {
                 inodes: 0,
                 parent: root,
                 limited: false,
+                claimed: 0,
             }),
         )?;
         let counters = CountersRow {

@@ -65,7 +65,7 @@ impl Scope {
         namespaces.iter().cloned().map(Self::Namespace).collect()
     }
 
-    fn api<K>(&self, client: &Client) -> Api<K>
+    pub(crate) fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
         K::DynamicType: Default,

@@ -189,6 +189,9 @@ async fn with_finalizer(volume: &Arc<ReplicatedVolume>, context: &Context) -> Re
             }
             FinalizerEvent::Cleanup(volume) => {
                 let result = cleanup(&volume, side, context).await.map_err(StepError::from);
+                if result.is_ok() {
+                    context.metrics.forget(&(namespace.clone(), volume.name_any()));
+                }
                 (volume, result.map(|()| Action::await_change()))
             }
         };

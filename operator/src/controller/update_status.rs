@@ -347,10 +347,14 @@ pub async fn write(
     volume: &ReplicatedVolume,
     status: &ReplicatedVolumeStatus,
 ) -> Result<bool, kube::Error> {
+    let namespace = volume.namespace().unwrap_or_default();
+    if status.role != Some(Role::None) {
+        let key = (namespace.clone(), volume.name_any());
+        context.metrics.conditions(&key, &status.conditions);
+    }
     if volume.status.as_ref() == Some(status) {
         return Ok(false);
     }
-    let namespace = volume.namespace().unwrap_or_default();
     let api: Api<ReplicatedVolume> = Api::namespaced(context.client.clone(), &namespace);
     let body = json!({
         "apiVersion": format!("{}/{}", twinshore_crds::GROUP, twinshore_crds::VERSION),

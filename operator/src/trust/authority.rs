@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use time::OffsetDateTime;
+use twinshore_protocol::tls::TARGET_AUTHORITY;
 
 use super::Pair;
 
@@ -62,7 +63,13 @@ impl Authority {
         let issuer = Issuer::new(parameters, key);
         let intermediate = |side: &str| -> Result<Pair, AuthorityError> {
             let key = KeyPair::generate()?;
-            let parameters = self::parameters(&format!("twinshore {volume_id} {side}"), Some(0), now)?;
+            let mut parameters = self::parameters(&format!("twinshore {volume_id} {side}"), Some(0), now)?;
+            if side == "target" {
+                // The metadata service takes no administrator from it.
+                parameters
+                    .subject_alt_names
+                    .push(SanType::URI(TARGET_AUTHORITY.try_into()?));
+            }
             Ok(Pair {
                 certificate: parameters.signed_by(&key, &issuer)?.pem(),
                 key: key.serialize_pem(),

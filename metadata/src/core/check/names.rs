@@ -107,6 +107,11 @@ impl Check {
                         "the root has a name".into()
                     });
                 }
+                Place::Named { .. } if self.is_hidden(number) => {
+                    self.expect(names.entries.is_empty(), &place, || {
+                        "a hidden directory has a name".into()
+                    });
+                }
                 Place::Named { parent } => {
                     let sound = first.len() == 1 && first.iter().all(|(directory, _)| *directory == parent);
                     self.expect(sound, &place, || {
@@ -158,10 +163,11 @@ impl Check {
                 return Err(malformed(key));
             };
             let _: TrashRow = row(key, value)?;
-            let sound = self
-                .inodes
-                .get(&number)
-                .is_some_and(|row| row.place == Place::Trash { removed: time });
+            let sound = self.is_removed_tree(number)
+                || self
+                    .inodes
+                    .get(&number)
+                    .is_some_and(|row| row.place == Place::Trash { removed: time });
             self.expect(sound, format!("trash {number}"), || {
                 "its inode is not in the trash since then".into()
             });
@@ -238,7 +244,7 @@ impl Check {
             let Place::Named { mut parent } = inode.place else {
                 continue;
             };
-            if *number == InodeNumber::ROOT {
+            if *number == parent {
                 continue;
             }
             // Deeper than there are inodes is a loop; the comparison below then fails.
@@ -246,11 +252,9 @@ impl Check {
                 let sums = counted.entry(parent).or_default();
                 sums.0 += inode.attributes.allocated_bytes;
                 sums.1 += 1;
-                if parent == InodeNumber::ROOT {
-                    break;
-                }
                 match self.inodes.get(&parent).map(|row| row.place) {
-                    Some(Place::Named { parent: next }) => parent = next,
+                    // A root holds itself.
+                    Some(Place::Named { parent: next }) if next != parent => parent = next,
                     _ => break,
                 }
             }

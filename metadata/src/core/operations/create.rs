@@ -87,6 +87,7 @@ fn make(t: &mut Transaction<'_>, parent: InodeNumber, name: &FileName, making: &
                 inodes: 0,
                 parent,
                 limited: false,
+                claimed: 0,
             }),
         )?;
     }

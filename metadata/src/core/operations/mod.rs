@@ -2,6 +2,7 @@
 
 use twinshore_protocol::{Errno, Operation, Reply};
 
+use super::claims;
 use super::transaction::{Attempt, Transaction};
 
 mod allocate;
@@ -132,7 +133,7 @@ pub(super) fn execute(t: &mut Transaction<'_>, operation: &Operation) -> Attempt
         | Operation::ListSnapshots { .. }
         | Operation::HoldAccess { .. }
         | Operation::ReleaseAccess { .. }
-        | Operation::ListAccess { .. } => Err(Errno::NotImplemented.into()),
+        | Operation::ListAccess { .. } => claims::execute(t, operation),
         // The service answers these from its memory; they never come here.
         Operation::Release { .. }
         | Operation::GetLock { .. }

@@ -824,7 +824,13 @@ impl Run {
             _ => {
                 self.world.now = self.world.now.plus_seconds(i64::from(c % 400));
                 let limit = usize::from(a % 5) + 1;
-                (self.world.maintain(&Maintenance::CleanUp { limit }), Ok(()))
+                (
+                    self.world.maintain(&Maintenance::CleanUp {
+                        limit,
+                        archived: Position(u64::MAX),
+                    }),
+                    Ok(()),
+                )
             }
         };
         assert_eq!(

@@ -50,6 +50,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tls_roles;
 
 use disk_space::DiskSpace;
 use ending::Running;

@@ -26,6 +26,8 @@ use twinshore_protocol::VolumeId;
 use twinshore_protocol::message::Role;
 use twinshore_protocol::tls::{PeerIdentity, TlsFiles, TlsReadError};
 
+use super::tls_roles::RoleVerifier;
+
 /// Handshakes under way.
 const HANDSHAKES_MAX: usize = 64;
 
@@ -143,7 +145,7 @@ pub(super) fn configuration(files: &TlsFiles) -> Result<ServerConfig, TlsError> 
         reason: "there is no PEM private key in it".to_owned(),
     })?;
     let mut configuration = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(RoleVerifier(verifier)))
         .with_single_cert(chain, key)?;
     configuration.alpn_protocols = vec![b"h2".to_vec()];
     Ok(configuration)

@@ -11,8 +11,8 @@ use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::session::{
     ConnectError, GrpcTransport, Session, SessionOptions, TransportError, WithoutCaches,
 };
-use twinshore_protocol::tls::{PeerIdentity, TlsFiles, TlsMaterial, TlsSource};
-use twinshore_protocol::{Caller, InodeNumber, Operation, Reply, Side, VolumeId};
+use twinshore_protocol::tls::{PeerIdentity, TARGET_AUTHORITY, TlsFiles, TlsMaterial, TlsSource};
+use twinshore_protocol::{Caller, Operation, Reply, Side, VolumeId};
 
 use super::super::{Ready, ServeOptions, create_volume, serve};
 use crate::core::VolumeLimits;
@@ -26,14 +26,24 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With an intermediate that says this of itself.
+    fn with(names: &[&str]) -> Self {
         let parameters = || {
             let mut parameters = CertificateParams::default();
             parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             parameters
         };
         let root = CertifiedIssuer::self_signed(parameters(), KeyPair::generate().unwrap()).unwrap();
-        let intermediate =
-            CertifiedIssuer::signed_by(parameters(), KeyPair::generate().unwrap(), &root).unwrap();
+        let mut named = parameters();
+        for name in names {
+            named
+                .subject_alt_names
+                .push(SanType::URI((*name).try_into().unwrap()));
+        }
+        let intermediate = CertifiedIssuer::signed_by(named, KeyPair::generate().unwrap(), &root).unwrap();
         Self { root, intermediate }
     }
 
@@ -91,16 +101,13 @@ async fn serve_with(directory: &Path, material: &TlsMaterial) -> u16 {
     let Ready { listen, local, .. } = is_ready.await.expect("it starts");
     // From within the process no certificate is needed.
     let session = connect_over(local, Role::Admin).await.unwrap();
-    assert!(matches!(root(&session).await, Reply::Attributes(_)));
+    assert!(matches!(status(&session).await, Reply::Status(_)));
     session.close().await;
     listen.port()
 }
 
-async fn root(session: &Session) -> Reply {
-    let operation = Operation::GetAttributes {
-        inode: InodeNumber::ROOT,
-    };
-    session.request(Caller::ROOT, operation).await.unwrap()
+async fn status(session: &Session) -> Reply {
+    session.request(Caller::ROOT, Operation::GetStatus).await.unwrap()
 }
 
 async fn connect_over(
@@ -132,7 +139,7 @@ async fn who_shows_a_certificate_of_the_volume_and_the_role_is_let_in() {
     for role in [Role::Client, Role::Worker, Role::Admin] {
         let material = authority.for_role(format().volume, role);
         let session = connect(port, &material, role).await.unwrap();
-        assert!(matches!(root(&session).await, Reply::Attributes(_)));
+        assert!(matches!(status(&session).await, Reply::Status(_)));
         session.close().await;
     }
 }
@@ -208,7 +215,7 @@ async fn renewed_files_count_from_the_next_connection_on() {
     connect(port, &new, Role::Client).await.unwrap().close().await;
     assert!(connect(port, &old, Role::Client).await.is_err());
     // What is connected stays so.
-    assert!(matches!(root(&session).await, Reply::Attributes(_)));
+    assert!(matches!(status(&session).await, Reply::Status(_)));
 }
 
 #[tokio::test]
@@ -231,4 +238,24 @@ async fn files_that_cannot_be_used_are_told_at_the_start() {
     std::fs::write(&files.key, &material.key).unwrap();
     std::fs::write(&files.authority, "").unwrap();
     assert!(start().await.contains("ca.crt"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_the_target_certifies_no_administration() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::with(&[TARGET_AUTHORITY]);
+    let port = serve_with(directory.path(), &authority.for_server()).await;
+    let own = format().volume;
+    for role in [Role::Client, Role::Worker] {
+        let session = connect(port, &authority.for_role(own, role), role).await.unwrap();
+        session.close().await;
+    }
+    let admin = authority.for_role(own, Role::Admin);
+    assert!(connect(port, &admin, Role::Admin).await.is_err());
+    // Neither with something else in the chain.
+    let mut longer = admin;
+    longer
+        .certificate
+        .extend_from_slice(authority.root.pem().as_bytes());
+    assert!(connect(port, &longer, Role::Admin).await.is_err());
 }

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use twinshore_protocol::Reply;
+use twinshore_protocol::{Position, Reply};
 
 use super::batch::Entry;
-use super::{Service, ServiceError};
+use super::{Fault, Service, ServiceError};
 use crate::core::Maintenance;
 use crate::view::ViewStore;
 
@@ -52,7 +52,15 @@ impl<V: ViewStore> Service<V> {
         if !self.background.active || self.filling_is_full() {
             return Ok(());
         }
-        let outcome = self.maintain(&Maintenance::CleanUp { limit: CHUNK_ROWS })?;
+        let archived = if self.faults.is(Fault::DeleteBeforeArchived) {
+            Position(u64::MAX)
+        } else {
+            self.archived
+        };
+        let outcome = self.maintain(&Maintenance::CleanUp {
+            limit: CHUNK_ROWS,
+            archived,
+        })?;
         let Ok(Reply::Offset(done)) = outcome.result else {
             return Err(ServiceError::Unexpected { what: "to clean up" });
         };

@@ -122,6 +122,7 @@ impl<V: ViewStore> Service<V> {
             return self.drain();
         }
         self.drain()?;
+        self.copy_on()?;
         self.clean_up()?;
         if self.filling.is_empty() {
             return Ok(());
@@ -211,6 +212,8 @@ impl<V: ViewStore> Service<V> {
             .ok_or(ServiceError::WrongAppend(self.tail.position))?;
         let filling = std::mem::take(&mut self.filling);
         self.background.failed(self.now.monotonic);
+        self.frozen.failed(self.now.monotonic);
+        self.look_for_copies()?;
         for entry in flight.entries.into_iter().chain(filling.entries) {
             match entry {
                 Entry::Reply(held) => {

@@ -66,6 +66,7 @@ impl<V: ViewStore> Service<V> {
         session.queue.clear();
         session.queue_bytes = 0;
         self.ready.retain(|ready| *ready != id);
+        self.frozen.forget(id);
         let closed = self.maintain(&Maintenance::CloseSession { session: id })?;
         self.filling.add_mutations(&closed.mutations);
         if !closed.changes.is_empty() {

@@ -18,6 +18,8 @@ pub enum Fault {
     DeleteReferencedObject,
     /// Does not look whether a repeated request was executed before.
     ApplyRetryTwice,
+    /// Has dead objects deleted before the archive knows that they are dead.
+    DeleteBeforeArchived,
 }
 
 /// Faults that happen once happen at the second opportunity: the first is often the set-up of a test.

@@ -70,6 +70,7 @@ impl<V: ViewStore> Service<V> {
                 state.description = description;
             }
             self.ready.retain(|ready| *ready != session);
+            self.frozen.forget(session);
             (session, self.grant_numbers(session)?)
         } else {
             let session = SessionId((self.tail.epoch.0 << 32) | self.next_session);

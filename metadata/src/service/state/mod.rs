@@ -50,6 +50,7 @@ mod batch;
 pub mod compaction;
 mod expiry;
 pub mod faults;
+mod frozen;
 mod hello;
 pub mod leases;
 pub mod locks;
@@ -57,6 +58,7 @@ mod numbers;
 pub mod opens;
 mod private;
 mod recall;
+mod roles;
 mod sequencing;
 mod session;
 mod soft;
@@ -288,6 +290,7 @@ pub struct Service<V: ViewStore> {
     grace: bool,
     /// Lock requests that wait for the end of grace.
     parked: Vec<soft::Parked>,
+    frozen: frozen::Frozen,
     private: private::PrivateFiles,
     /// Requests that wait for holders of private files.
     blocked: Vec<private::Blocked>,
@@ -350,6 +353,7 @@ impl<V: ViewStore> Service<V> {
             waits: BTreeMap::new(),
             next_wait: 1,
             parked: Vec::new(),
+            frozen: frozen::Frozen::default(),
             private: private::PrivateFiles::default(),
             blocked: Vec::new(),
             unblock: false,
@@ -365,6 +369,7 @@ impl<V: ViewStore> Service<V> {
             stopped: false,
             outputs: Vec::new(),
         };
+        service.look_for_copies()?;
         let started = service.maintain(&Maintenance::StartEpoch { epoch: tail.epoch })?;
         service.filling.add_mutations(&started.mutations);
         service.flush()?;

@@ -8,6 +8,7 @@ use twinshore_protocol::{
 
 use super::batch::{Entry, Held};
 use super::opens::OPEN_INODES_MAX;
+use super::roles;
 use super::session::{UnderWay, waits_for_lock};
 use super::{ConnectionId, Fault, Output, Service, ServiceError};
 use crate::core::results::{self, Stored};
@@ -70,7 +71,7 @@ impl<V: ViewStore> Service<V> {
                 return Ok(());
             };
             for _ in 0..TURN_REQUESTS {
-                if self.filling_is_full() {
+                if self.filling_is_full() || self.frozen.holds_up(id) {
                     break;
                 }
                 let Some(session) = self.sessions.get_mut(&id) else {
@@ -92,7 +93,7 @@ impl<V: ViewStore> Service<V> {
                 }
             }
             // What is done in part has put it back already.
-            if !session.queue.is_empty() && !self.ready.contains(&id) {
+            if !session.queue.is_empty() && !self.ready.contains(&id) && !self.frozen.holds_up(id) {
                 self.ready.push_back(id);
             }
         }
@@ -137,6 +138,17 @@ impl<V: ViewStore> Service<V> {
             },
         );
         self.numbers.count(&operation);
+        if !roles::allows(session.role, &operation) {
+            let (role, kind) = (session.role, kind_of(&operation));
+            tracing::warn!(
+                session = id.0,
+                ?role,
+                kind,
+                "a request was refused: its role may not ask for that"
+            );
+            self.reply(id, number, self.tail.position, Err(Errno::NotPermitted));
+            return Ok(());
+        }
         let (near, full_of_opens) = (session.near, self.opens.count(id) >= OPEN_INODES_MAX);
         if twice {
             maybe_repeated = false;
@@ -152,6 +164,9 @@ impl<V: ViewStore> Service<V> {
             return Ok(());
         }
 
+        if self.hold_up(id, number, &caller, &operation)? {
+            return Ok(());
+        }
         let view = self.view();
         let mutation = operation.is_mutation();
         if mutation && maybe_repeated {
@@ -246,6 +261,9 @@ impl<V: ViewStore> Service<V> {
             directories,
             replayed: false,
         };
+        if mutates && copies(&held.operation) {
+            self.look_for_copies()?;
+        }
         self.mark_removed(&held);
         if mutates && self.faults.is(Fault::AcknowledgeBeforeJournal) {
             self.release(held, self.filling_position());
@@ -297,14 +315,24 @@ impl<V: ViewStore> Service<V> {
 
     /// Puts a request that is done in part back to the front of its session's queue: what follows it there has to wait, others do not.
     fn go_on_later(&mut self, id: SessionId, number: RequestNumber, caller: Caller, operation: Operation) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        session.in_flight.remove(&number);
-        session.queue_bytes += weight(&operation);
-        session.queue.push_front((number, caller, operation));
+        self.put_back(id, number, caller, operation);
         if !self.ready.contains(&id) {
             self.ready.push_back(id);
+        }
+    }
+
+    /// Puts a request back to the front of its session's queue.
+    pub(super) fn put_back(
+        &mut self,
+        id: SessionId,
+        number: RequestNumber,
+        caller: Caller,
+        operation: Operation,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.in_flight.remove(&number);
+            session.queue_bytes += weight(&operation);
+            session.queue.push_front((number, caller, operation));
         }
     }
 
@@ -365,6 +393,23 @@ impl<V: ViewStore> Service<V> {
     }
 }
 
+/// The name of an operation, for the log: what it holds may be long, and is nobody's business.
+fn kind_of(operation: &Operation) -> String {
+    let text = format!("{operation:?}");
+    text.split([' ', '(']).next().unwrap_or_default().to_owned()
+}
+
+/// Can the operation begin or end a copy of a tree?
+const fn copies(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::ClaimDirectory(_)
+            | Operation::ReleaseClaim { .. }
+            | Operation::CreateSnapshot { .. }
+            | Operation::DeleteSnapshot { .. }
+    )
+}
+
 /// Does the operation add to what is stored? On a disk that is nearly full these are refused; what takes away, replication's
 /// reports and the work of administrators go on.
 fn grows(operation: &Operation) -> bool {
@@ -377,7 +422,9 @@ fn grows(operation: &Operation) -> bool {
         | Operation::Link { .. }
         | Operation::Commit { .. }
         | Operation::CopyRange { .. }
-        | Operation::SetExtendedAttribute { .. } => true,
+        | Operation::SetExtendedAttribute { .. }
+        | Operation::ClaimDirectory(_)
+        | Operation::CreateSnapshot { .. } => true,
         _ => false,
     }
 }

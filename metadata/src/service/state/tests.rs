@@ -3,6 +3,7 @@
 
 mod coherence;
 mod compaction;
+mod copies;
 mod failures;
 mod order;
 mod private;

@@ -109,7 +109,7 @@ fn status(world: &mut World, client: &mut Client) -> CompactionStatus {
 #[test]
 fn a_requested_pass_rewrites_what_is_young_and_ends_when_nothing_is_left() {
     let mut world = World::new();
-    let mut client = world.client();
+    let mut client = world.admin();
     let mut worker = worker(&mut world, Side::Primary);
     let inode = sparse(&mut world, &mut client, "a");
     assert_eq!(list(&mut world, &mut worker).0, [], "it may change again soon");
@@ -151,7 +151,7 @@ fn a_pass_begins_by_itself_when_files_have_come_to_rest() {
 #[test]
 fn a_requested_compaction_ends_although_its_worker_fails_every_time() {
     let mut world = World::new();
-    let mut client = world.client();
+    let mut client = world.admin();
     let mut worker = worker(&mut world, Side::Primary);
     sparse(&mut world, &mut client, "a");
     world.get(&mut client, Operation::RequestCompaction).unwrap();

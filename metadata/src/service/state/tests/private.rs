@@ -12,7 +12,7 @@ use super::world::{Client, World, create, format, lookup};
 
 fn at_durability_fsync() -> World {
     let mut world = World::new();
-    let mut admin = world.client();
+    let mut admin = world.admin();
     let mut settings = format().settings;
     settings.durability = Durability::Fsync;
     let set = world.get(&mut admin, Operation::SetSettings { settings });

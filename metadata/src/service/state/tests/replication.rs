@@ -9,8 +9,9 @@ use twinshore_protocol::replication::{
     CopyReport, SynchronisationCounts, SynchronisationReport, Task, TaskKind, TaskOutcome,
 };
 use twinshore_protocol::status::VolumeStatus;
-use twinshore_protocol::{ExtentSource, ObjectId, Operation, Reply, Side, Sides};
+use twinshore_protocol::{ExtentSource, ObjectId, Operation, Position, Reply, Side, Sides};
 
+use super::super::Input;
 use super::world::{Client, World, hello};
 
 fn worker(world: &mut World, near: Side, task_slots: u32) -> Client {
@@ -207,8 +208,8 @@ fn a_task_that_fails_is_tried_again_later_and_does_not_stall_the_others() {
     assert_eq!(target.quarantined, [(bad, "broken".to_owned())]);
 }
 
-#[test]
-fn a_file_that_is_removed_is_deleted_from_both_buckets() {
+/// A file was copied and removed; its object is dead.
+fn world_with_a_dead_object() -> (World, Client, Client, ObjectId) {
     let mut world = World::new();
     let mut client = world.client();
     let mut worker = worker(&mut world, Side::Target, 8);
@@ -223,8 +224,23 @@ fn a_file_that_is_removed_is_deleted_from_both_buckets() {
     };
     world.get(&mut client, Operation::Release { inode }).unwrap();
     world.get(&mut client, super::world::unlink("a")).unwrap();
+    (world, client, worker, object)
+}
+
+fn archive_everything(world: &mut World) {
+    let archived = world.position();
+    world.input(Input::Archived {
+        checkpoint: Position::ZERO,
+        archived,
+    });
+}
+
+#[test]
+fn a_file_that_is_removed_is_deleted_from_both_buckets() {
+    let (mut world, mut client, mut worker, object) = world_with_a_dead_object();
     let mut deleted = Vec::new();
     for _ in 0..4000 {
+        archive_everything(&mut world);
         world.pass(Duration::from_secs(1), &[client, worker]);
         for task in tasks(&mut world, &worker) {
             assert_eq!((task.object, task.kind), (object, TaskKind::Delete));
@@ -244,9 +260,30 @@ fn a_file_that_is_removed_is_deleted_from_both_buckets() {
 }
 
 #[test]
+fn a_dead_object_stays_until_the_archive_knows_of_its_death() {
+    let (mut world, client, worker, object) = world_with_a_dead_object();
+    world.pass(Duration::from_hours(2), &[client, worker]);
+    assert_eq!(
+        tasks(&mut world, &worker),
+        [],
+        "a restored volume may still name it"
+    );
+    archive_everything(&mut world);
+    world.pass(Duration::from_secs(2), &[client, worker]);
+    let deletions = tasks(&mut world, &worker);
+    assert!(
+        deletions
+            .iter()
+            .all(|task| (task.object, task.kind) == (object, TaskKind::Delete)),
+        "{deletions:?}"
+    );
+    assert_eq!(deletions.len(), 2, "{deletions:?}");
+}
+
+#[test]
 fn a_full_synchronisation_is_resumed_by_another_worker_where_the_first_one_stopped() {
     let mut world = World::new();
-    let mut client = world.client();
+    let mut client = world.admin();
     let object = write(&mut world, &mut client, "a");
     let mut first = worker(&mut world, Side::Target, 1);
     let synchronise = |world: &mut World, client: &Client| {

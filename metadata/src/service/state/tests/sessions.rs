@@ -234,7 +234,7 @@ fn status_tells_of_sessions_and_usage() {
 #[test]
 fn new_settings_are_told_to_every_session() {
     let mut world = World::new();
-    let (mut admin, other) = (world.client(), world.client());
+    let (mut admin, other) = (world.admin(), world.client());
     let mut settings = world.service.format().settings.clone();
     settings.trash_retention_seconds = 7;
     world

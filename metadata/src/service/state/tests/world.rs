@@ -206,6 +206,13 @@ impl World {
         self.connect(hello())
     }
 
+    pub fn admin(&mut self) -> Client {
+        self.connect(Hello {
+            role: Role::Admin,
+            ..hello()
+        })
+    }
+
     pub fn connect(&mut self, hello: Hello) -> Client {
         let connection = self.open_stream(hello);
         let welcome = self.welcome(connection);
