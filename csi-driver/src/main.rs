@@ -1,5 +1,6 @@
 //! `twinshore-csi`. This file only wires.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("TWINSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if log_json {
         logs.json().init();

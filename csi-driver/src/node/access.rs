@@ -23,8 +23,9 @@ use crate::volume_key::VolumeKey;
 /// How long the end of a pod waits for the service.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often giving back is tried again.
+/// How soon giving back is tried again, at first and at last: a volume may be gone for good.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
+const RETRY_INTERVAL_MAX: Duration = Duration::from_mins(10);
 
 /// Holds looked at in one message.
 const PAGE: u32 = 500;
@@ -135,6 +136,7 @@ impl Access {
 
     /// Gives back what was left, for ever.
     pub async fn run(&self) {
+        let mut pause = RETRY_INTERVAL;
         loop {
             let keys: Vec<VolumeKey> = self.owed().iter().cloned().collect();
             if keys.is_empty() {
@@ -151,8 +153,11 @@ impl Access {
                     }
                 }
             }
-            if !self.owed().is_empty() {
-                tokio::time::sleep(RETRY_INTERVAL).await;
+            if self.owed().is_empty() {
+                pause = RETRY_INTERVAL;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_INTERVAL_MAX);
             }
         }
     }
@@ -187,6 +192,11 @@ impl Access {
                 break;
             }
         }
+        let point = self.paths.volume(key);
+        let mounted = table::find(&point).map_err(CallError::system("read the table of mounts"))?;
+        if mounted.is_some() {
+            return Ok(());
+        }
         for record in records::all(&self.paths) {
             if record.attributes.volume().ok().as_ref() != Some(key) {
                 continue;
@@ -194,11 +204,7 @@ impl Access {
             let Ok(_held) = self.volumes.take(&record.volume_id) else {
                 continue;
             };
-            let staged =
-                table::find(&record.staging).map_err(CallError::system("read the table of mounts"))?;
-            if staged.is_none() {
-                records::remove(&self.paths, &record.volume_id)?;
-            }
+            records::remove(&self.paths, &record.volume_id)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The node service. Every call can be repeated, and finds out from the kernel's table of mounts what was done already.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,64 +42,62 @@ pub struct Node {
 }
 
 impl Node {
-    /// Brings the directory of a volume to where the kubelet has it staged.
-    async fn stage(
-        &self,
-        volume_id: &str,
-        attributes: &Attributes,
-        staging: &Path,
-        group: Option<u32>,
-    ) -> Result<(), CallError> {
-        let key = attributes.volume()?;
-        let directory = attributes.directory()?;
-        records::write(
-            &self.paths,
-            &Record {
-                volume_id: volume_id.to_owned(),
-                attributes: attributes.clone(),
-                staging: staging.to_owned(),
-            },
-        )?;
-        let (mounted, _turn) = self.volumes.ensure(&key).await?;
-        let place = staging.to_owned();
-        let what = match &directory {
-            Some(directory) => format!("bind directory {directory} of {key}"),
-            None => format!("bind {key}"),
+    /// Mounts a volume and looks whether its directory is there. Nothing is bound to the staging path: to the kubelet every mount of the same
+    /// directory is a use of what is staged, and two that are staged, of one directory, would wait for each other for ever.
+    async fn stage(&self, volume_id: &str, attributes: &Attributes, usage: &Usage) -> Result<(), CallError> {
+        let record = Record {
+            volume_id: volume_id.to_owned(),
+            attributes: attributes.clone(),
         };
-        let bound = call(what.clone(), MOUNT_LIMIT, move || {
-            let opened = mounting::open_directory(&mounted, directory.as_ref())?;
-            if table::find(&place)?.is_none() || !mounting::shows(&place, &opened)? {
-                mounting::unmount_all(&place)?;
-                mounting::make_directory(&place, MOUNT_POINT_MODE)?;
-                mounting::bind(&opened, &place, false, rustix::mount::MountFlags::empty())?;
-            }
-            group.map_or(Ok(()), |group| mounting::give_to_group(&place, group))
-        });
-        bound.await.map_err(|error| match error {
-            CallError::System { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                CallError::NotFound(format!("cannot {what}: it does not exist"))
-            }
-            other => other,
-        })
+        records::write(&self.paths, &record)?;
+        self.with_directory(attributes, usage, |_| Ok(())).await
     }
 
-    /// Binds what is staged to a pod's target.
-    async fn bind(&self, staging: PathBuf, target: PathBuf, usage: &Usage) -> Result<(), CallError> {
+    /// Binds a volume's directory to a pod's target.
+    async fn bind(&self, attributes: &Attributes, target: PathBuf, usage: &Usage) -> Result<(), CallError> {
         let (read_only, flags) = (usage.read_only, usage.flags);
-        call(format!("mount {}", target.display()), MOUNT_LIMIT, move || {
-            let staged = table::find(&staging)?.ok_or(io::ErrorKind::NotConnected)?;
-            let opened = mounting::open_directory(&staged, None)?;
+        self.with_directory(attributes, usage, move |directory| {
             if let Some(there) = table::find(&target)?
                 && there.read_only == read_only
-                && mounting::shows(&target, &opened)?
+                && mounting::shows(&target, directory)?
             {
                 return Ok(());
             }
             mounting::unmount_all(&target)?;
             mounting::make_directory(&target, MOUNT_POINT_MODE)?;
-            mounting::bind(&opened, &target, read_only, flags)
+            mounting::bind(directory, &target, read_only, flags)
         })
         .await
+    }
+
+    /// Does something with the directory of a volume, mounted and given to the group of who uses it.
+    async fn with_directory(
+        &self,
+        attributes: &Attributes,
+        usage: &Usage,
+        body: impl FnOnce(&OwnedFd) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), CallError> {
+        let key = attributes.volume()?;
+        let directory = attributes.directory()?;
+        let group = usage.new_group();
+        let what = match &directory {
+            Some(directory) => format!("use directory {directory} of {key}"),
+            None => format!("use {key}"),
+        };
+        let (mounted, _turn) = self.volumes.ensure(&key).await?;
+        let done = call(what.clone(), MOUNT_LIMIT, move || {
+            let opened = mounting::open_directory(&mounted, directory.as_ref())?;
+            if let Some(group) = group {
+                mounting::give_to_group(&opened, group)?;
+            }
+            body(&opened)
+        });
+        done.await.map_err(|error| match error {
+            CallError::System { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                CallError::NotFound(format!("cannot {what}: it does not exist"))
+            }
+            other => other,
+        })
     }
 
     async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), CallError> {
@@ -111,17 +110,13 @@ impl Node {
                 "the staging target path is missing".to_owned(),
             ));
         }
-        let staging = self
-            .paths
-            .check("staging target path", &request.staging_target_path)?;
         let attributes = Attributes::from_context(&request.volume_context)?;
         let key = attributes.volume()?;
         let _held = self.targets.take(&target_name(&target))?;
-        // Also when it is staged already: its process may have gone since.
-        self.stage(&request.volume_id, &attributes, &staging, usage.new_group())
-            .await?;
+        // Also when it is staged already: its process may have gone since. Access counts while there is a mount.
+        self.stage(&request.volume_id, &attributes, &usage).await?;
         self.access.take(&key, &attributes, &target, usage.mode).await?;
-        let bound = self.bind(staging, target.clone(), &usage).await;
+        let bound = self.bind(&attributes, target.clone(), &usage).await;
         if bound.is_err() {
             self.access.give_back(&key, &target).await;
         }
@@ -141,11 +136,9 @@ impl Node {
 
     async fn unstage(&self, request: csi::NodeUnstageVolumeRequest) -> Result<(), CallError> {
         check_volume_id(&request.volume_id)?;
-        let staging = self
-            .paths
+        self.paths
             .check("staging target path", &request.staging_target_path)?;
         let _held = self.staging.take(&request.volume_id)?;
-        remove_mount(&staging).await?;
         if let Some(record) = records::read(&self.paths, &request.volume_id)? {
             let key = record.attributes.volume()?;
             self.volumes.give_up(&key).await?;
@@ -241,13 +234,11 @@ impl Service for Node {
         let request = request.into_inner();
         check_volume_id(&request.volume_id)?;
         let usage = capability::parse(request.volume_capability.as_ref())?;
-        let staging = self
-            .paths
+        self.paths
             .check("staging target path", &request.staging_target_path)?;
         let attributes = Attributes::from_context(&request.volume_context)?;
         let _held = self.staging.take(&request.volume_id)?;
-        self.stage(&request.volume_id, &attributes, &staging, usage.new_group())
-            .await?;
+        self.stage(&request.volume_id, &attributes, &usage).await?;
         tracing::info!(volume = request.volume_id, "staged");
         Ok(Response::new(csi::NodeStageVolumeResponse {}))
     }

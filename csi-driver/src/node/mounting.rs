@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -108,7 +108,7 @@ pub fn shows(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
 
 /// Binds a directory to a path, which must be a directory too.
 pub fn bind(directory: &OwnedFd, target: &Path, read_only: bool, flags: MountFlags) -> io::Result<()> {
-    let source = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
+    let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
     rustix::mount::mount_bind(source.as_str(), target)?;
     // A bind takes no options: they are set on what it made.
     let mut flags = flags | MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
@@ -162,8 +162,11 @@ pub fn remove_directory(path: &Path) -> io::Result<()> {
 
 /// Gives a directory to a group: its members may do what its owner may, and what is made in it belongs to the group too. Nothing in it is
 /// changed, however much it holds.
-pub fn give_to_group(directory: &Path, group: u32) -> io::Result<()> {
+pub fn give_to_group(directory: &OwnedFd, group: u32) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    // It was opened to be named only, and can be changed by that name.
+    let directory = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let directory = Path::new(&directory);
     let found = fs::metadata(directory)?;
     if found.gid() != group {
         std::os::unix::fs::chown(directory, None, Some(group))?;

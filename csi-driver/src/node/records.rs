@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +17,6 @@ pub struct Record {
     pub volume_id: String,
     /// What it is.
     pub attributes: Attributes,
-    /// Where the kubelet has it staged.
-    pub staging: PathBuf,
 }
 
 /// Writes a record: whole, or not at all.
@@ -105,7 +102,6 @@ mod tests {
                 &[("twinshore.io/volume".to_owned(), "team/documents".to_owned())].into(),
             )
             .unwrap(),
-            staging: PathBuf::from("/s"),
         };
         assert_eq!(read(&paths, "id/../x").unwrap(), None);
         write(&paths, &record).unwrap();

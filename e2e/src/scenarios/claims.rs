@@ -14,6 +14,9 @@ use crate::scenarios::{Context, POD_PATIENCE, busybox_pod};
 /// The class of claims that are shared.
 pub const CLASS: &str = "suite-pods";
 
+/// Of everything that suites about pods make: the volume's own pods and claims lie beside it.
+const LABEL: &str = "claims-suite";
+
 /// For a claim to be bound: one call to the metadata service, of the other region.
 pub const BIND_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -41,7 +44,7 @@ pub fn claim(name: &str, mode: &str, size: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": { "name": name },
+        "metadata": { "name": name, "labels": { LABEL: "yes" } },
         "spec": {
             "storageClassName": CLASS,
             "accessModes": [mode],
@@ -61,6 +64,7 @@ pub fn is_bound(kubectl: &Kubectl, name: &str) -> Result<(), Failure> {
 pub fn user_pod(name: &str, claim: &str, node: Option<Node>) -> Value {
     let node = node.map(|node| node.to_string());
     let mut pod = busybox_pod(name, "exec sleep 1000000", node.as_deref(), "64Mi");
+    pod["metadata"]["labels"][LABEL] = json!("yes");
     pod["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": GROUP });
     pod["spec"]["volumes"] = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
@@ -84,25 +88,32 @@ pub fn same(expected: &str, found: &str) -> Result<(), Failure> {
 
 /// Removes pods and claims, then the volume and the chart.
 pub fn remove(context: &Context) -> Result<(), Failure> {
-    at_once("remove pods and claims", &context.clusters(), |cluster| {
-        let kubectl = &cluster.kubectl;
-        for kind in ["pods", "persistentvolumeclaims"] {
-            kubectl
-                .command(["delete", kind, "--all", "--timeout=90s"])
-                .patience(Duration::from_secs(100))
-                .done()?;
-        }
-        let volumes = format!("persistentvolumes of {CLASS}");
-        crate::patience::wait_for(&volumes, BIND_PATIENCE, || {
+    let claims = at_once("remove pods and claims", &context.clusters(), |cluster| {
+        remove_claims(&cluster.kubectl)
+    });
+    claims.and(deployment::remove(context))
+}
+
+fn remove_claims(kubectl: &Kubectl) -> Result<(), Failure> {
+    for kind in ["pods", "persistentvolumeclaims"] {
+        let ours = format!("--selector={LABEL}");
+        kubectl
+            .command(["delete", kind, &ours, "--timeout=90s"])
+            .patience(Duration::from_secs(100))
+            .done()?;
+    }
+    crate::patience::wait_for(
+        &format!("persistentvolumes of {CLASS} to be gone"),
+        BIND_PATIENCE,
+        || {
             let path = "{.items[*].spec.storageClassName}";
             match kubectl.say(&format!("get persistentvolumes --output=jsonpath={path}")) {
                 Ok(said) => Look::at(!said.contains(CLASS), said),
                 Err(error) => Look::NotYet(crate::failure::chain(&error)),
             }
-        })?;
-        kubectl.delete(&format!("storageclass/{CLASS}"))
-    })?;
-    deployment::remove(context)
+        },
+    )?;
+    kubectl.delete(&format!("storageclass/{CLASS}"))
 }
 
 /// What the driver has said, for whoever looks for the reason of a failure.
