@@ -268,7 +268,9 @@ impl Service {
                             state.welcome()
                         }
                     }
-                    ClientMessage::Heartbeat { number } => ServerMessage::HeartbeatReply { number, time: None },
+                    ClientMessage::Heartbeat { number } => {
+                        ServerMessage::HeartbeatReply { number, time: None }
+                    }
                     ClientMessage::Request {
                         number, operation, ..
                     } => {

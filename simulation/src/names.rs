@@ -183,7 +183,10 @@ impl Namer {
         let vfs = &self.shared.kernel.vfs;
         let versions: Vec<_> = {
             let directories = self.names.lock();
-            let rows = directories.get(&self.shared.mount).into_iter().flat_map(|directory| &directory.rows);
+            let rows = directories
+                .get(&self.shared.mount)
+                .into_iter()
+                .flat_map(|directory| &directory.rows);
             rows.map(|row| (row.version, row.changing)).collect()
         };
         let session = vfs.session().id();
@@ -197,7 +200,8 @@ impl Namer {
         };
         for (slot, (version, changing)) in versions.into_iter().enumerate() {
             let row = &mut directory.rows[slot];
-            let same = row.version == version && !changing && row.told.is_some_and(|told| told.session == session);
+            let same =
+                row.version == version && !changing && row.told.is_some_and(|told| told.session == session);
             if synced.is_ok() && same && vfs.session().id() == session {
                 row.durable = true;
             }
@@ -260,7 +264,10 @@ async fn carry_out(shared: &Shared, names: &Names, directory: InodeNumber, chang
             }
         }
         Change::Unlink(_) => (kernel.unlink(directory, &files[0]).await, None),
-        Change::Rename(..) => (kernel.rename(directory, &files[0], directory, &files[1]).await, None),
+        Change::Rename(..) => (
+            kernel.rename(directory, &files[0], directory, &files[1]).await,
+            None,
+        ),
     };
     shared
         .trace
@@ -268,7 +275,9 @@ async fn carry_out(shared: &Shared, names: &Names, directory: InodeNumber, chang
     let now = kernel.vfs.session().id();
     if known_since == now && session == now {
         match (result, existed) {
-            (Err(Errno::Exists), false) => guilty(shared, &format!("the creation of {} was applied twice", files[0])),
+            (Err(Errno::Exists), false) => {
+                guilty(shared, &format!("the creation of {} was applied twice", files[0]))
+            }
             (Err(Errno::NotFound), true) => guilty(shared, &format!("{} has vanished: {change:?}", files[0])),
             _ => {}
         }
@@ -328,7 +337,9 @@ pub async fn look(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(),
     };
     let kernel = shared.kernel.clone();
     if shared.random.one_in(3) {
-        kernel.lookup(InodeNumber::ROOT, &name(&format!("names-{}", of.0))).await?;
+        kernel
+            .lookup(InodeNumber::ROOT, &name(&format!("names-{}", of.0)))
+            .await?;
     }
     let found = kernel.lookup(directory, &name(&before.name)).await?;
     let Some((_, _, after)) = names.find(of, slot) else {
@@ -338,7 +349,8 @@ pub async fn look(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(),
         return Ok(());
     }
     let session = writer.session();
-    let was_cut_off = session.lease_lapses() != told.lapses || !session.lease_is_valid() || session.id() != told.session;
+    let was_cut_off =
+        session.lease_lapses() != told.lapses || !session.lease_is_valid() || session.id() != told.session;
     let is_explained = told.leased && !after.durable && was_cut_off;
     if !is_explained {
         let what = format!(

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 use twinshore_filesystem::vfs::{
-    BlockCache, BlockRun, Fault as MountFault, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs, VfsOptions,
+    BlockCache, BlockRun, Fault as MountFault, KernelInvalidator, Origin, Surroundings, TaskRunner, Vfs,
+    VfsOptions,
 };
 use twinshore_metadata::core::{self, Context};
 use twinshore_metadata::service::state::compaction::CompactionOptions;
@@ -443,7 +444,9 @@ async fn check_files(
             let found = kernel.lookup(directory, &file).await;
             if !found.is_ok_and(|found| found.is_some() == exists) {
                 let must = if exists { "exist" } else { "not exist" };
-                verdict.guilty(format!("{node}: {file} in {directory} must {must}, but it is {found:?}"));
+                verdict.guilty(format!(
+                    "{node}: {file} in {directory} must {must}, but it is {found:?}"
+                ));
             }
         }
         kernel

@@ -26,7 +26,9 @@ async fn mounts() -> (Host, Vec<Vfs>) {
     .unwrap();
     let mut mounts = Vec::new();
     for node in [MOUNTS[2], MOUNTS[0]] {
-        let kernel = mount(&network, &buckets, node, started, seed, None, &trace).await.unwrap();
+        let kernel = mount(&network, &buckets, node, started, seed, None, &trace)
+            .await
+            .unwrap();
         mounts.push(kernel.vfs);
     }
     // Until a heartbeat is answered there is no lease.
@@ -35,7 +37,9 @@ async fn mounts() -> (Host, Vec<Vfs>) {
 }
 
 async fn directory(vfs: &Vfs, text: &str) -> InodeNumber {
-    let made = vfs.make_directory(Caller::ROOT, InodeNumber::ROOT, name(text), 0o755, 0).await;
+    let made = vfs
+        .make_directory(Caller::ROOT, InodeNumber::ROOT, name(text), 0o755, 0)
+        .await;
     made.unwrap().attributes.inode
 }
 
@@ -60,23 +64,54 @@ async fn names_are_changed_without_a_round_trip_and_are_what_the_service_records
     for number in 0..20 {
         let file = name(&format!("file-{number}"));
         let created = far
-            .create(Caller::ROOT, home, file, MODE.0, MODE.1, true, OpenFlags::default())
+            .create(
+                Caller::ROOT,
+                home,
+                file,
+                MODE.0,
+                MODE.1,
+                true,
+                OpenFlags::default(),
+            )
             .await
             .unwrap();
         files.push(created);
     }
-    let below = far.make_directory(Caller::ROOT, home, name("below"), 0o755, 0).await.unwrap();
+    let below = far
+        .make_directory(Caller::ROOT, home, name("below"), 0o755, 0)
+        .await
+        .unwrap();
     let below = below.attributes.inode;
-    far.symbolic_link(Caller::ROOT, below, name("link"), "target".into()).await.unwrap();
-    far.rename(Caller::ROOT, home, name("file-1"), home, name("moved"), RenameMode::NoReplace)
+    far.symbolic_link(Caller::ROOT, below, name("link"), "target".into())
         .await
         .unwrap();
-    far.rename(Caller::ROOT, home, name("file-2"), home, name("file-3"), RenameMode::Replace)
-        .await
-        .unwrap();
+    far.rename(
+        Caller::ROOT,
+        home,
+        name("file-1"),
+        home,
+        name("moved"),
+        RenameMode::NoReplace,
+    )
+    .await
+    .unwrap();
+    far.rename(
+        Caller::ROOT,
+        home,
+        name("file-2"),
+        home,
+        name("file-3"),
+        RenameMode::Replace,
+    )
+    .await
+    .unwrap();
     far.unlink(Caller::ROOT, home, name("file-4")).await.unwrap();
     let refused = far.remove_directory(Caller::ROOT, home, name("below"));
-    assert_eq!(begun.elapsed(), Duration::ZERO, "nothing has waited for the service");
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "nothing has waited for the service"
+    );
     assert_eq!(refused.await, Err(Errno::NotEmpty));
     far.unlink(Caller::ROOT, below, name("link")).await.unwrap();
     let changes = AttributeChanges {
@@ -114,7 +149,9 @@ async fn closing_and_syncing_wait_until_it_is_executed() {
         .unwrap();
     let begun = Instant::now();
     assert_eq!(far.try_flush(made.attributes.inode, opened.handle, 0), None);
-    far.flush(Caller::ROOT, made.attributes.inode, opened.handle, 0).await.unwrap();
+    far.flush(Caller::ROOT, made.attributes.inode, opened.handle, 0)
+        .await
+        .unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(2 * latency_ms(Side::Target)));
     far.unlink(Caller::ROOT, home, name("file")).await.unwrap();
     let begun = Instant::now();
@@ -136,7 +173,10 @@ async fn a_cut_line_ends_early_answers_and_what_was_answered_is_executed_afterwa
     host.crash(Crash::BeforeAppend, Duration::from_secs(2)).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     create("third").await.unwrap();
-    assert!(begun.elapsed() > Duration::from_secs(1), "the third waits for the service");
+    assert!(
+        begun.elapsed() > Duration::from_secs(1),
+        "the third waits for the service"
+    );
     for text in ["first", "second", "third"] {
         let found = near.lookup(Caller::ROOT, home, name(text)).await.unwrap();
         assert!(matches!(found, Found::Entry(_)), "{text}");

@@ -29,7 +29,9 @@ fn assert_finds(fault: Option<Fault>, mount_fault: Option<MountFault>) {
     };
     let found = SEEDS.into_iter().find_map(|seed| {
         let broken_by_fault = broken(seed, fault, mount_fault)?;
-        broken(seed, None, None).is_none().then_some((seed, broken_by_fault))
+        broken(seed, None, None)
+            .is_none()
+            .then_some((seed, broken_by_fault))
     });
     let what = format!("{fault:?} {mount_fault:?}");
     let (seed, broken) = found.unwrap_or_else(|| panic!("{what} was overlooked"));

@@ -16,7 +16,9 @@ use twinshore_protocol::message::{Invalidation, Reclaim};
 use twinshore_protocol::operation::{FileCommit, RenameMode};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::SessionHandler;
-use twinshore_protocol::{Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Reply, RequestNumber};
+use twinshore_protocol::{
+    Attributes, Errno, FileName, InodeNumber, ObjectId, Operation, Reply, RequestNumber,
+};
 
 use super::budget::Budget;
 use super::core::Core;
@@ -486,7 +488,10 @@ impl SessionHandler for Caches {
 
     fn recalled(&self, number: u64, directories: &[InodeNumber]) {
         let core = self.core();
-        if !core.as_ref().is_some_and(|core| core.options.has(Fault::AnswerAfterRecall)) {
+        if !core
+            .as_ref()
+            .is_some_and(|core| core.options.has(Fault::AnswerAfterRecall))
+        {
             self.give_back(directories);
         }
         if let Some(core) = core {

@@ -26,7 +26,8 @@ use twinshore_protocol::format::Durability;
 use twinshore_protocol::message::Invalidation;
 use twinshore_protocol::operation::{NewInode, RenameMode};
 use twinshore_protocol::{
-    Attributes, Caller, Errno, FileName, FileType, InodeNumber, Operation, Position, Reply, RequestNumber, Timestamp,
+    Attributes, Caller, Errno, FileName, FileType, InodeNumber, Operation, Position, Reply, RequestNumber,
+    Timestamp,
 };
 
 use super::caches::Caches;
@@ -116,7 +117,11 @@ fn new_attributes(
     };
     let is_directory = kind == FileType::Directory;
     let inherits_group = directory.mode & SET_GROUP != 0;
-    let group = if inherits_group { directory.group } else { caller.group };
+    let group = if inherits_group {
+        directory.group
+    } else {
+        caller.group
+    };
     let mut mode = asked;
     if is_directory && inherits_group {
         mode |= SET_GROUP;
@@ -156,7 +161,10 @@ impl Core {
         let inode = self.caches.inodes.find(directory)?;
         let attributes = inode.state().attributes?;
         // An ACL decides who may do what, and what new inodes inherit.
-        if attributes.has_extended_attributes || attributes.links == 0 || !may_change_names(caller, &attributes) {
+        if attributes.has_extended_attributes
+            || attributes.links == 0
+            || !may_change_names(caller, &attributes)
+        {
             return None;
         }
         let time = self.session.service_time()?;
@@ -332,7 +340,12 @@ impl Core {
     }
 
     /// Removes an own directory that is empty.
-    pub fn remove_directory_early(&self, caller: &Caller, parent: InodeNumber, name: &FileName) -> Option<()> {
+    pub fn remove_directory_early(
+        &self,
+        caller: &Caller,
+        parent: InodeNumber,
+        name: &FileName,
+    ) -> Option<()> {
         let mut delegations = lock(&self.caches.delegations);
         let place = self.place(&delegations, caller, parent)?;
         let (inode, attributes) = self.own_child(&delegations, &place, name)?;
@@ -385,8 +398,7 @@ impl Core {
             Name::Absent => None,
             Name::Names(_) if mode == RenameMode::Replace => {
                 let (target, target_attributes) = self.own_child(&delegations, &place, new_name)?;
-                let is_directory =
-                    |attributes: &Attributes| attributes.kind == FileType::Directory;
+                let is_directory = |attributes: &Attributes| attributes.kind == FileType::Directory;
                 if is_directory(&attributes)
                     || is_directory(&target_attributes)
                     || target.number == inode.number
@@ -554,9 +566,11 @@ impl Caches {
             state.early = state.early.saturating_sub(1);
             match result {
                 Ok(reply) => {
-                    if let (0, Some(before), Some(attributes)) =
-                        (state.early, state.attributes, told(inode.number, reply, directories))
-                    {
+                    if let (0, Some(before), Some(attributes)) = (
+                        state.early,
+                        state.attributes,
+                        told(inode.number, reply, directories),
+                    ) {
                         if state.pages_version == Some(before.content_version) {
                             state.pages_version = Some(attributes.content_version);
                         }
@@ -600,7 +614,12 @@ impl Caches {
     }
 
     /// Directories are delegated, as the reply to an operation says.
-    pub fn now_delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[InodeNumber]) {
+    pub fn now_delegated(
+        &self,
+        operation: &Operation,
+        result: &Result<Reply, Errno>,
+        directories: &[InodeNumber],
+    ) {
         let mut delegations = lock(&self.delegations);
         for directory in directories {
             let term = delegations.hold(*directory);
@@ -612,7 +631,14 @@ impl Caches {
                 lock(&self.entries).has_entries(*directory, attributes.size_bytes / ENTRY_BYTES);
             }
             let made = match (operation, result) {
-                (Operation::Create { parent, .. }, Ok(Reply::Created { attributes, new: true, .. }))
+                (
+                    Operation::Create { parent, .. },
+                    Ok(Reply::Created {
+                        attributes,
+                        new: true,
+                        ..
+                    }),
+                )
                 | (
                     Operation::MakeNode { parent, .. } | Operation::SymbolicLink { parent, .. },
                     Ok(Reply::Entry(attributes)),

@@ -175,7 +175,10 @@ impl EntryCache {
             && !directory.complete
             && directory.names.len() as u64 >= entries
         {
-            let named = directory.names.values().filter(|name| matches!(name, Name::Names(_)));
+            let named = directory
+                .names
+                .values()
+                .filter(|name| matches!(name, Name::Names(_)));
             directory.complete = named.count() as u64 == entries;
         }
     }

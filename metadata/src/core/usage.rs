@@ -11,8 +11,8 @@
 use twinshore_protocol::reply::FileSystemUsage;
 use twinshore_protocol::{Errno, InodeNumber};
 
-use super::keys;
 use super::CoreError;
+use super::keys;
 use super::transaction::{Attempt, Transaction, corrupt, read};
 use super::values::{InodeRow, Place, QuotaRow, UsageRow};
 use crate::view::View;
@@ -83,7 +83,10 @@ pub fn has_room(view: &dyn View, directory: InodeNumber, inodes: u64) -> Result<
         }
         next = row.parent;
     }
-    Err(corrupt(&keys::usage(directory), "the directory is not below the root"))
+    Err(corrupt(
+        &keys::usage(directory),
+        "the directory is not below the root",
+    ))
 }
 
 /// The deepest tree. Only a cycle, which is damage, is deeper.

@@ -109,7 +109,8 @@ pub(super) async fn start(
     handler: Arc<dyn SessionHandler>,
 ) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
     let asked = Instant::now();
-    let (stream, welcome, rest) = open(&*transport, hello(&options, handler.takes_delegations(), None)).await?;
+    let (stream, welcome, rest) =
+        open(&*transport, hello(&options, handler.takes_delegations(), None)).await?;
     // From now on only this volume will do: another one's service may come to this address, with a session of this number.
     options.volume = Some(welcome.format.volume);
     let shared = Arc::new(Shared::new(&welcome, options.request_deadline));

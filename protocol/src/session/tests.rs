@@ -30,7 +30,8 @@ impl Peer {
         loop {
             match self.raw().await {
                 ClientMessage::Heartbeat { number } => {
-                    self.send(ServerMessage::HeartbeatReply { number, time: None }).await;
+                    self.send(ServerMessage::HeartbeatReply { number, time: None })
+                        .await;
                 }
                 other => return other,
             }
@@ -494,7 +495,10 @@ async fn a_request_that_was_sent_and_timed_out_is_sent_again_and_its_reply_reach
     while !request.is_finished() {
         let heartbeat = tokio::time::timeout(Duration::from_secs(3), setup.peer.raw()).await;
         if let Ok(ClientMessage::Heartbeat { number }) = heartbeat {
-            setup.peer.send(ServerMessage::HeartbeatReply { number, time: None }).await;
+            setup
+                .peer
+                .send(ServerMessage::HeartbeatReply { number, time: None })
+                .await;
         }
     }
     assert_eq!(request.await.unwrap(), Err(RequestError::TimedOut));
@@ -545,7 +549,10 @@ async fn the_lease_counts_from_when_the_answered_heartbeat_was_sent() {
         panic!("a heartbeat was expected")
     };
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    setup.peer.send(ServerMessage::HeartbeatReply { number, time: None }).await;
+    setup
+        .peer
+        .send(ServerMessage::HeartbeatReply { number, time: None })
+        .await;
     settle().await;
     // 2 % are kept back for clocks that run at different rates.
     assert_eq!(
@@ -562,7 +569,10 @@ async fn a_silent_service_is_left_and_the_lease_ends_before_the_handler_hears_of
     let ClientMessage::Heartbeat { number } = setup.peer.raw().await else {
         panic!("a heartbeat was expected")
     };
-    setup.peer.send(ServerMessage::HeartbeatReply { number, time: None }).await;
+    setup
+        .peer
+        .send(ServerMessage::HeartbeatReply { number, time: None })
+        .await;
     settle().await;
     assert!(setup.session.lease_is_valid());
     let before = Instant::now();
@@ -682,7 +692,10 @@ async fn streams_that_break_right_after_the_welcome_are_tried_again_with_growing
             break number;
         }
     };
-    setup.peer.send(ServerMessage::HeartbeatReply { number, time: None }).await;
+    setup
+        .peer
+        .send(ServerMessage::HeartbeatReply { number, time: None })
+        .await;
     settle().await;
     let begun = tokio::time::Instant::now();
     setup.break_stream().await;

@@ -28,7 +28,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use twinshore_protocol::message::{Invalidation, LEASE_SECONDS, REQUEST_WINDOW, SESSION_SECONDS, ServerMessage};
+use twinshore_protocol::message::{
+    Invalidation, LEASE_SECONDS, REQUEST_WINDOW, SESSION_SECONDS, ServerMessage,
+};
 use twinshore_protocol::{
     Attributes, Caller, Errno, FileType, InodeNumber, Operation, Reply, RequestNumber, SessionId, Timestamp,
 };
@@ -105,7 +107,13 @@ impl Delegations {
 
     /// Lets go of a session's directories that fit. Tells whether there were any.
     fn let_go_of(&mut self, session: SessionId, fits: impl Fn(&Delegation) -> bool) -> bool {
-        let directories: Vec<_> = self.by_session.get(&session).into_iter().flatten().copied().collect();
+        let directories: Vec<_> = self
+            .by_session
+            .get(&session)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         let mut any = false;
         for directory in directories {
             if self.held.get(&directory).is_some_and(&fits) {
@@ -169,7 +177,9 @@ fn concerned(
         _ => None,
     }));
     // A default ACL, among others, and the time of the change. What these name may be no directory.
-    if let Operation::SetExtendedAttribute { inode, .. } | Operation::RemoveExtendedAttribute { inode, .. } = operation {
+    if let Operation::SetExtendedAttribute { inode, .. } | Operation::RemoveExtendedAttribute { inode, .. } =
+        operation
+    {
         all.insert(*inode);
     }
     match result {
@@ -198,9 +208,11 @@ fn tells_others(batch: &Batch, session: SessionId, directory: InodeNumber) -> bo
             held.session != session
                 && concerned(&held.operation, &held.result, &held.changes).contains(&directory)
         }
-        Entry::Part { session: other, changes, .. } => {
-            *other != session && changes.iter().any(|change| inode_of(change) == directory)
-        }
+        Entry::Part {
+            session: other,
+            changes,
+            ..
+        } => *other != session && changes.iter().any(|change| inode_of(change) == directory),
         Entry::Changes(changes) => changes.iter().any(|change| inode_of(change) == directory),
         Entry::Welcome(_) | Entry::Closed(_) => false,
     })
@@ -299,7 +311,9 @@ impl<V: ViewStore> Service<V> {
                     delegation.recall = Some(number);
                 }
             }
-            self.delegations.recalls.insert((session, number), self.now.monotonic);
+            self.delegations
+                .recalls
+                .insert((session, number), self.now.monotonic);
             self.numbers.delegations_recalled += directories.len() as u64;
             if let Some(connection) = self.sessions.get(&session).and_then(|state| state.connection) {
                 self.send(connection, ServerMessage::Recall { number, directories });
@@ -328,12 +342,23 @@ impl<V: ViewStore> Service<V> {
         let Ok(reply) = result else {
             return Ok(Vec::new());
         };
-        let Some((generation, true)) = self.sessions.get(&id).map(|state| (state.generation, state.delegations)) else {
+        let Some((generation, true)) = self
+            .sessions
+            .get(&id)
+            .map(|state| (state.generation, state.delegations))
+        else {
             return Ok(Vec::new());
         };
         let whole_listing = matches!(
             (operation, reply),
-            (Operation::ReadDirectory { after: 0, until: None, .. }, Reply::Directory { complete: true, .. })
+            (
+                Operation::ReadDirectory {
+                    after: 0,
+                    until: None,
+                    ..
+                },
+                Reply::Directory { complete: true, .. }
+            )
         );
         let mut delegated = Vec::new();
         if whole_listing || (operation.is_mutation() && caller.answered.is_none()) {
@@ -372,8 +397,8 @@ impl<V: ViewStore> Service<V> {
     /// Does nobody but this session know anything of the directory, and is there room for what is answered before it is executed?
     fn can_be_delegated(&self, directory: InodeNumber, id: SessionId) -> Result<bool, ServiceError> {
         let others = |sessions: &BTreeSet<SessionId>| sessions.iter().any(|session| *session != id);
-        let is_connected = (self.sessions.get(&id))
-            .is_some_and(|state| state.connection.is_some() && !state.closing);
+        let is_connected =
+            (self.sessions.get(&id)).is_some_and(|state| state.connection.is_some() && !state.closing);
         let counts = |session: SessionId| self.sessions.get(&session).map(|state| state.oldest_generation);
         if !is_connected
             || self.grace
@@ -426,7 +451,8 @@ impl<V: ViewStore> Service<V> {
             let generation = session.generation;
             if number == 0 {
                 self.delegations.unsettled.remove(&id);
-                self.delegations.let_go_of(id, |held| held.generation < generation);
+                self.delegations
+                    .let_go_of(id, |held| held.generation < generation);
             } else {
                 self.delegations.recalls.remove(&(id, number));
                 self.delegations.let_go_of(id, |held| held.recall == Some(number));

@@ -331,7 +331,9 @@ impl<V: ViewStore> Service<V> {
             session.check_until = twinshore_protocol::RequestNumber(u64::MAX);
             sessions.insert(row.session, session);
         }
-        let mounts = sessions.iter().filter(|(_, session)| session.role == Role::Client);
+        let mounts = sessions
+            .iter()
+            .filter(|(_, session)| session.role == Role::Client);
         let unsettled = mounts.map(|(id, _)| *id).collect();
         let mut service = Self {
             store,

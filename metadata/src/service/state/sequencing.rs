@@ -147,7 +147,10 @@ impl<V: ViewStore> Service<V> {
         let Some(operation) = self.execute_soft(id, number, operation)? else {
             return Ok(());
         };
-        if full_of_opens && caller.answered.is_none() && matches!(operation, Operation::Open { .. } | Operation::Create { .. }) {
+        if full_of_opens
+            && caller.answered.is_none()
+            && matches!(operation, Operation::Open { .. } | Operation::Create { .. })
+        {
             self.reply(id, number, self.tail.position, Err(Errno::NoLocks));
             return Ok(());
         }

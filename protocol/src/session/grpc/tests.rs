@@ -41,7 +41,10 @@ impl Metadata for Echo {
                         .iter()
                         .filter_map(|message| match wire::decode(message).unwrap() {
                             ClientMessage::Heartbeat { number } => {
-                                Some(wire::encode(&ServerMessage::HeartbeatReply { number, time: None }))
+                                Some(wire::encode(&ServerMessage::HeartbeatReply {
+                                    number,
+                                    time: None,
+                                }))
                             }
                             _ => None,
                         });

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use twinshore_protocol::message::{ClientMessage, Hello, Reclaim, ServerMessage};
 use twinshore_protocol::operation::NewInode;
-use twinshore_protocol::{
-    Caller, Errno, InodeNumber, Operation, Reply, RequestNumber, Timestamp,
-};
+use twinshore_protocol::{Caller, Errno, InodeNumber, Operation, Reply, RequestNumber, Timestamp};
 
 use super::world::{Client, World, hello, lookup, name, wall};
 use crate::service::state::ServiceOptions;
@@ -123,25 +121,23 @@ fn a_directory_that_nobody_else_knows_is_delegated_and_told_of_to_others_when_it
 
     let number = world.ask(&mut reader, lookup("d"));
     assert_eq!(world.reply(&reader, number), None);
+    let usage = Operation::StatFileSystem {
+        inode: InodeNumber::ROOT,
+    };
+    let follows = world.get(&mut reader, usage);
     assert!(
-        world.get(&mut reader, get_attributes(InodeNumber(1))).is_ok() || !recalls(&mut world, &reader).is_empty(),
-        "who waits does not hold up what follows"
+        follows.is_ok(),
+        "who waits does not hold up what follows: {follows:?}"
     );
-    let recall = world.inbox(maker.connection);
-    let numbers: Vec<u64> = (recall.iter())
-        .filter_map(|message| match message {
-            ServerMessage::Recall { number, .. } => Some(*number),
-            _ => None,
-        })
-        .collect();
+    let recall = the_recall(&mut world, &maker, directory);
     let operation = create_in(&mut maker, directory, "b");
     answered(&mut world, &mut maker, at, operation);
     assert_eq!(world.reply(&reader, number), None);
-    for number in numbers {
-        world.message(&maker, ClientMessage::Returned { number });
-    }
+    world.message(&maker, ClientMessage::Returned { number: recall });
     match world.reply(&reader, number) {
-        Some(Ok(Reply::Entry(attributes))) => assert_eq!((attributes.size_bytes, attributes.changed), (64, at)),
+        Some(Ok(Reply::Entry(attributes))) => {
+            assert_eq!((attributes.size_bytes, attributes.changed), (64, at))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -150,17 +146,15 @@ fn a_directory_that_nobody_else_knows_is_delegated_and_told_of_to_others_when_it
 fn two_sessions_that_wait_for_each_others_directories_are_no_circle() {
     let mut world = World::new();
     let (mut one, mut other) = (mount(&mut world), mount(&mut world));
-    let directories = [
-        delegated_directory(&mut world, &mut one, "one"),
-        {
-            // The root is the first one's until it returns it.
-            let operation = make_directory(&mut other, "other");
-            let number = world.ask(&mut other, operation);
-            let root = the_recall(&mut world, &one, InodeNumber::ROOT);
-            world.message(&one, ClientMessage::Returned { number: root });
-            *delegated(&mut world, &other, number).last().unwrap()
-        },
-    ];
+    let directories = [delegated_directory(&mut world, &mut one, "one"), {
+        // The root is the first one's until it returns it.
+        let operation = make_directory(&mut other, "other");
+        let number = world.ask(&mut other, operation);
+        let root = the_recall(&mut world, &one, InodeNumber::ROOT);
+        world.message(&one, ClientMessage::Returned { number: root });
+        world.acknowledge_all(&one);
+        *delegated(&mut world, &other, number).last().unwrap()
+    }];
     let asked = [
         world.ask(&mut one, get_attributes(directories[1])),
         world.ask(&mut other, get_attributes(directories[0])),
@@ -194,7 +188,10 @@ fn a_silent_holder_is_waited_for_until_its_lease_ends_and_what_it_answered_is_ex
     let operation = create_in(&mut maker, directory, "mine");
     let late = answered(&mut world, &mut maker, at, operation);
     world.acknowledge_all(&reader);
-    assert!(matches!(world.reply(&maker, late), Some(Ok(Reply::Created { new: true, .. }))));
+    assert!(matches!(
+        world.reply(&maker, late),
+        Some(Ok(Reply::Created { new: true, .. }))
+    ));
 }
 
 #[test]
@@ -233,7 +230,11 @@ fn after_a_restart_nobody_is_told_of_a_directory_before_older_sessions_have_retu
     let operation = create_in(&mut maker, directory, "a");
     answered(&mut world, &mut maker, at, operation);
     world.message(&maker, ClientMessage::Returned { number: 0 });
-    assert_eq!(world.reply(&reader, number), None, "a third may hold it: {dead:?}");
+    assert_eq!(
+        world.reply(&reader, number),
+        None,
+        "a third may hold it: {dead:?}"
+    );
     world.pass(Duration::from_secs(11), &[maker, reader]);
     match world.reply(&reader, number) {
         Some(Ok(Reply::Attributes(attributes))) => assert_eq!(attributes.size_bytes, 32),
@@ -287,7 +288,10 @@ fn what_was_answered_is_not_refused_for_a_limit_but_ends_the_delegation() {
     for text in ["a", "b", "c"] {
         let operation = create_in(&mut maker, directory, text);
         let number = answered(&mut world, &mut maker, wall(Duration::ZERO), operation);
-        assert!(matches!(world.reply(&maker, number), Some(Ok(Reply::Created { .. }))));
+        assert!(matches!(
+            world.reply(&maker, number),
+            Some(Ok(Reply::Created { .. }))
+        ));
     }
     world.message(&maker, ClientMessage::Returned { number: recall });
     let operation = create_in(&mut maker, directory, "d");
@@ -297,7 +301,10 @@ fn what_was_answered_is_not_refused_for_a_limit_but_ends_the_delegation() {
         name: name("a"),
     };
     let number = world.ask(&mut maker, unlink);
-    assert!(delegated(&mut world, &maker, number).is_empty(), "there is no room");
+    assert!(
+        delegated(&mut world, &maker, number).is_empty(),
+        "there is no room"
+    );
 }
 
 #[test]
@@ -322,7 +329,11 @@ fn what_somebody_else_caches_or_has_to_drop_is_not_delegated() {
     for round in 0..16 {
         let operation = create_in(&mut maker, directory, &format!("f{round}"));
         let number = world.ask(&mut maker, operation);
-        assert_eq!(world.reply(&maker, number), None, "the reader has not dropped the name");
+        assert_eq!(
+            world.reply(&maker, number),
+            None,
+            "the reader has not dropped the name"
+        );
         world.acknowledge_all(&reader);
         assert!(delegated(&mut world, &maker, number).is_empty());
     }
