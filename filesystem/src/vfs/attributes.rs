@@ -41,9 +41,9 @@ impl Vfs {
     ) -> Option<Attributed> {
         let core = &self.core;
         let number = core.caches.real(inode);
-        let attributes = core.set_attributes_early(caller, number, changes)?;
+        let set = core.set_attributes_early(caller, number, changes)?;
         let inode = core.caches.inodes.get(number);
-        let attributed = core.attributed(&inode.state(), &attributes);
+        let attributed = core.attributed(&inode.state(), &set);
         Some(attributed)
     }
 

@@ -122,18 +122,18 @@ fn new_attributes(
     } else {
         caller.group
     };
-    let mut mode = asked;
+    let mut bits = asked;
     if is_directory && inherits_group {
-        mode |= SET_GROUP;
+        bits |= SET_GROUP;
     }
     let foreign_group = !is_directory && caller.user != 0 && !is_in_group(caller, group);
-    if foreign_group && mode & (SET_GROUP | GROUP_EXECUTE) == SET_GROUP | GROUP_EXECUTE {
-        mode &= !SET_GROUP;
+    if foreign_group && bits & (SET_GROUP | GROUP_EXECUTE) == SET_GROUP | GROUP_EXECUTE {
+        bits &= !SET_GROUP;
     }
     Attributes {
         inode: new.inode,
         kind,
-        mode: mode & !(umask & 0o777),
+        mode: bits & !(umask & 0o777),
         links: if is_directory { 2 } else { 1 },
         user: caller.user,
         group,
@@ -209,7 +209,7 @@ impl Core {
         caller: &Caller,
         parent: InodeNumber,
         name: &FileName,
-        (mode, umask): (u16, u16),
+        (permissions, umask): (u16, u16),
         made: &Made,
     ) -> Option<(Arc<Inode>, Attributes)> {
         let mut delegations = lock(&self.caches.delegations);
@@ -220,7 +220,7 @@ impl Core {
         let number = self.session.take_inode_now()?;
         let new = NewInode {
             inode: number,
-            mode,
+            mode: permissions,
             umask,
         };
         let attributes = new_attributes(caller, &place.attributes, new, made, place.time);

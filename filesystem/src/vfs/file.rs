@@ -86,11 +86,11 @@ impl Vfs {
     ) -> Option<(Attributed, Opened)> {
         let core = &self.core;
         let parent = core.caches.real(parent);
-        let (inode, attributes) = core.make_early(caller, parent, name, (mode, umask), &Made::File)?;
+        let (inode, told) = core.make_early(caller, parent, name, (mode, umask), &Made::File)?;
         let mut state = inode.state();
         state.opens_sent += 1;
-        let opened = core.opened(&inode, &mut state, &attributes, flags);
-        let attributed = core.attributed(&state, &attributes);
+        let opened = core.opened(&inode, &mut state, &told, flags);
+        let attributed = core.attributed(&state, &told);
         Some((attributed, opened))
     }
 

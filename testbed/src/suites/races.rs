@@ -139,21 +139,23 @@ fn overtaken(reference: &Path, operations: [Operation; 2]) -> Result<Vec<Found>,
     let exists = Err(rustix::io::Errno::EXIST.raw_os_error());
     let mut found = Vec::new();
     for (slow, other) in [(0, 1), (1, 0)] {
-        let answers: &[Answer] = match operations[slow] {
-            Operation::LinkAToC => &[not_found, exists],
-            Operation::RenameAToCNoReplace => &[exists],
-            Operation::RenameAToC => &[Ok(())],
+        // The answers, and what the other operation must have made of the new name.
+        let (answers, became): (&[Answer], Option<&str>) = match operations[slow] {
+            Operation::LinkAToC => (&[not_found, exists], None),
+            Operation::RenameAToCNoReplace => (&[exists], Some("c: content of a")),
+            Operation::RenameAToC => (&[Ok(())], Some("c: content of a")),
+            Operation::RenameAToB => (&[Ok(())], Some("b: content of a")),
+            Operation::RenameBToA => (&[Ok(())], Some("a: content of b")),
             _ => continue,
         };
         prepare(reference)?;
         let answer_of_other = operations[other].run(reference);
         let state = state(reference)?;
-        let a_became_c = state.contains("c: content of a");
         fs::remove_dir_all(reference).map_err(Failure::io("remove the reference"))?;
+        if became.is_some_and(|became| !state.contains(became)) {
+            continue;
+        }
         for answer in answers {
-            if operations[slow] != Operation::LinkAToC && !a_became_c {
-                continue;
-            }
             let mut answers = [*answer; 2];
             answers[other] = answer_of_other;
             found.push((answers, state.clone()));

@@ -367,10 +367,10 @@ impl<V: ViewStore> Service<V> {
                 let is_held = known.is_some_and(|held| {
                     held.session == id && held.generation == generation && held.recall.is_none()
                 });
-                if !is_held && !(known.is_none() && self.can_be_delegated(directory, id)?) {
-                    continue;
-                }
                 if !is_held {
+                    if known.is_some() || !self.can_be_delegated(directory, id)? {
+                        continue;
+                    }
                     self.delegations.hold(directory, id, generation);
                 }
                 delegated.push(directory);
