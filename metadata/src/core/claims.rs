@@ -15,6 +15,8 @@ pub mod access;
 pub mod rows;
 mod snapshots;
 
+use std::fmt::Display;
+
 use twinshore_protocol::claims::{
     Claim, ClaimKey, ClaimRequest, ClaimsPage, CopySource, DirectoryPath, Label, PAGE_MAX, Refused,
 };
@@ -71,7 +73,7 @@ fn unknown(key: &ClaimKey) -> Refused {
     Refused::UnknownClaim(key.clone())
 }
 
-fn differs(key: &ClaimKey, what: &str, stands: impl ToString, asked: impl ToString) -> Refused {
+fn differs(key: &ClaimKey, what: &str, stands: &dyn Display, asked: &dyn Display) -> Refused {
     Refused::Differs {
         key: format!("claim {key}"),
         what: what.to_owned(),
@@ -134,11 +136,11 @@ impl Transaction<'_> {
                 source_text(claimed.source.as_ref()),
                 source_text(request.source.as_ref()),
             );
-            return Err(differs(key, "source", stands, asked).into());
+            return Err(differs(key, "source", &stands, &asked).into());
         }
         let asked = request.capacity_bytes;
         if asked != row.requested_bytes && asked != self.capacity(row)? {
-            return Err(differs(key, "size in bytes", row.requested_bytes, asked).into());
+            return Err(differs(key, "size in bytes", &row.requested_bytes, &asked).into());
         }
         self.claim_reply(key, row)
     }
@@ -271,7 +273,10 @@ impl Transaction<'_> {
         for depth in 1..names.len() {
             let outer = names.get(..depth).unwrap_or_default();
             if self.exists(&keys::claimed_path(outer))? {
-                return nested(outer.iter().map(|name| format!("/{name}")).collect());
+                let text = outer
+                    .iter()
+                    .fold(String::new(), |text, name| format!("{text}/{name}"));
+                return nested(text);
             }
         }
         let within = self.scan_prefix(&keys::claimed_path(names), 1)?;

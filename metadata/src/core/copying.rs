@@ -18,6 +18,8 @@
 //! * A copy under way has a row in `j`, and its goal (a row in `d` or `s`) says that it is copying; else it does not.
 //! * What becomes of limits is decided when it begins: its pieces are beyond none. (What grows beside it may be refused sooner.)
 
+use std::fmt::Display;
+
 use twinshore_protocol::claims::Refused;
 use twinshore_protocol::{FileName, FileType, InodeNumber, Reply};
 
@@ -548,7 +550,7 @@ impl Transaction<'_> {
     }
 
     /// A directory that is being copied stays.
-    pub(super) fn refuse_while_copied(&mut self, source: InodeNumber, what: impl ToString) -> Attempt<()> {
+    pub(super) fn refuse_while_copied(&mut self, source: InodeNumber, what: &dyn Display) -> Attempt<()> {
         for (key, value) in self.scan(&[keys::COPY], &[keys::COPY + 1], usize::MAX)? {
             let row: CopyRow = decode(&key, &value)?;
             if row.source == source && row.phase == CopyPhase::Copying {

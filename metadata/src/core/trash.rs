@@ -150,9 +150,8 @@ impl Transaction<'_> {
         self.require_root()?;
         let mut row = self.find_inode(inode)?.ok_or(Errno::NotFound)?;
         let tree = self.tree_in_trash(inode)?;
-        let removed = match (row.place, tree) {
-            (Place::Trash { removed }, _) | (Place::Named { .. }, Some(removed)) => removed,
-            _ => return Err(Errno::NotFound.into()),
+        let ((Place::Trash { removed }, _) | (Place::Named { .. }, Some(removed))) = (row.place, tree) else {
+            return Err(Errno::NotFound.into());
         };
         let key = keys::trash(removed, inode);
         let was = self

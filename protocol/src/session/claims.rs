@@ -27,9 +27,7 @@ pub enum ClaimError {
 
 type Answer<T> = Result<T, ClaimError>;
 
-fn done(reply: Reply) -> Option<()> {
-    matches!(reply, Reply::Done).then_some(())
-}
+const DONE: fn(Reply) -> Option<()> = |reply| matches!(reply, Reply::Done).then_some(());
 
 fn claim(reply: Reply) -> Option<Claim> {
     match reply {
@@ -61,7 +59,7 @@ impl Session {
 
     /// [`Operation::ReleaseClaim`].
     pub async fn release_claim(&self, key: ClaimKey) -> Answer<()> {
-        self.ask(Operation::ReleaseClaim { key }, done).await
+        self.ask(Operation::ReleaseClaim { key }, DONE).await
     }
 
     /// [`Operation::GetClaim`].
@@ -98,7 +96,7 @@ impl Session {
 
     /// [`Operation::DeleteSnapshot`].
     pub async fn delete_snapshot(&self, key: SnapshotKey) -> Answer<()> {
-        self.ask(Operation::DeleteSnapshot { key }, done).await
+        self.ask(Operation::DeleteSnapshot { key }, DONE).await
     }
 
     /// [`Operation::GetSnapshot`].
@@ -141,12 +139,12 @@ impl Session {
             target,
             mode,
         };
-        self.ask(operation, done).await
+        self.ask(operation, DONE).await
     }
 
     /// [`Operation::ReleaseAccess`].
     pub async fn release_access(&self, node: NodeName, target: Label) -> Answer<()> {
-        self.ask(Operation::ReleaseAccess { node, target }, done).await
+        self.ask(Operation::ReleaseAccess { node, target }, DONE).await
     }
 
     /// [`Operation::ListAccess`].

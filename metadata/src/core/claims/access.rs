@@ -6,6 +6,7 @@
 //! * Of the holds of a directory that count, any two go together.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use twinshore_protocol::claims::{
     AccessHold, AccessMode, AccessTo, HoldPosition, HoldsPage, Label, NodeName, Refused,
@@ -156,7 +157,7 @@ impl Transaction<'_> {
     }
 
     /// A directory is to be removed: no hold may count, and those that do not go with it.
-    pub(super) fn drop_holds(&mut self, directory: InodeNumber, path: impl ToString) -> Attempt<()> {
+    pub(super) fn drop_holds(&mut self, directory: InodeNumber, path: &dyn Display) -> Attempt<()> {
         let holds = self.holds_of(directory)?;
         if holds.is_empty() {
             return Ok(());

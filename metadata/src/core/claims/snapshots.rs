@@ -149,7 +149,7 @@ impl Transaction<'_> {
             CopyState::Failed { .. } => {}
             CopyState::Copying => self.give_up_copy(row.directory)?,
             CopyState::Ready => {
-                self.refuse_while_copied(row.directory, format!("snapshot {key}"))?;
+                self.refuse_while_copied(row.directory, &format_args!("snapshot {key}"))?;
                 let copies = self.hidden()?.copies;
                 self.raze_tree(row.directory, (copies, &hidden_name(row.directory)?))?;
             }

@@ -283,7 +283,7 @@ fn a_copy_that_is_given_up_leaves_nothing() {
     claim_with(&mut world, from("east/pvc-2", "/clone", source())).unwrap();
     release(&mut world, "east/pvc-2").unwrap();
     copy_all(&mut world);
-    world.clean_up(100);
+    world.clean_up(1000);
     assert_eq!(world.usage(ROOT).1, before + 1, "what is hidden");
 
     // A name that is taken meanwhile, and a copy that takes too long: it says why until it is released.
@@ -301,7 +301,7 @@ fn a_copy_that_is_given_up_leaves_nothing() {
     assert!(failed.to_string().contains("too slow"), "{failed}");
     delete(&mut world, "east/snap-1").unwrap();
     copy_all(&mut world);
-    world.clean_up(100);
+    world.clean_up(1000);
     assert_eq!(
         world.usage(ROOT).1,
         before + 2,

@@ -267,3 +267,61 @@ async fn a_directory_without_a_volume_and_a_second_service_are_refused() {
     );
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_and_snapshots_over_grpc_are_there_after_a_restart() {
+    use twinshore_protocol::claims::{
+        AccessMode, AccessTo, ClaimDisplay, ClaimKey, ClaimRequest, CopySource, NewDirectory, Refused,
+    };
+    use twinshore_protocol::session::ClaimError;
+
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("metadata");
+    create_volume(&data_dir, &format(), VolumeLimits::default()).unwrap();
+    let running = Running::start(&data_dir, "127.0.0.1:0".parse().unwrap()).await;
+    let listen = running.ready.listen;
+    let session = connect(listen).await;
+    let request = |key: &str, path: &str, source| ClaimRequest {
+        key: key.parse().unwrap(),
+        display: ClaimDisplay {
+            namespace: "team".into(),
+            name: "data".into(),
+        },
+        path: path.parse().unwrap(),
+        capacity_bytes: 1 << 30,
+        source,
+        new: NewDirectory::default(),
+    };
+    let first = request("east/pvc-1", "/team/data", None);
+    let made = session.claim_directory(first.clone()).await.unwrap();
+    let key: ClaimKey = "east/pvc-1".parse().unwrap();
+    let snapshot = "east/snap-1".parse().unwrap();
+    let taken = session.create_snapshot(snapshot, key.clone()).await.unwrap();
+    assert!(taken.ready);
+    let (to, node) = (AccessTo::Claim(key.clone()), "east/n1".parse().unwrap());
+    let target = "pod".parse().unwrap();
+    let refused = session
+        .hold_access(to, node, target, AccessMode::ReadWrite)
+        .await
+        .unwrap_err();
+    assert!(matches!(&refused, ClaimError::Refused(why) if matches!(**why, Refused::NoMount(_))));
+    session.close().await;
+    running.stop().await;
+
+    let running = Running::start(&data_dir, "127.0.0.1:0".parse().unwrap()).await;
+    let session = connect(running.ready.listen).await;
+    assert_eq!(session.claim_directory(first).await.unwrap(), made);
+    let source = Some(CopySource::Snapshot("east/snap-1".parse().unwrap()));
+    let restored = request("east/pvc-2", "/team/restored", source);
+    assert!(session.claim_directory(restored).await.unwrap().ready);
+    assert_eq!(session.list_claims(None, None, 10).await.unwrap().claims.len(), 2);
+    session.release_claim(key).await.unwrap();
+    session
+        .delete_snapshot("east/snap-1".parse().unwrap())
+        .await
+        .unwrap();
+    let listed = session.list_snapshots(None, None, None, 10).await.unwrap();
+    assert_eq!((listed.snapshots.len(), listed.next), (0, None));
+    session.close().await;
+    running.stop().await;
+}

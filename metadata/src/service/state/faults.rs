@@ -22,6 +22,8 @@ pub enum Fault {
     ApplyRetryTwice,
     /// Has dead objects deleted before the archive knows that they are dead.
     DeleteBeforeArchived,
+    /// Lets a directory change while it is copied.
+    CopyWithoutHoldingStill,
 }
 
 /// Faults that happen once happen at the second opportunity: the first is often the set-up of a test.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use twinshore_protocol::{Caller, InodeNumber, Operation, Reply, RequestNumber, SessionId};
 
 use super::batch::Entry;
-use super::{Service, ServiceError};
+use super::{Fault, Service, ServiceError};
 use crate::core::copying::{self, CopyUnderWay};
 use crate::core::{Maintenance, Outcome};
 use crate::view::ViewStore;
@@ -126,7 +126,7 @@ impl<V: ViewStore> Service<V> {
         caller: &Caller,
         operation: &Operation,
     ) -> Result<bool, ServiceError> {
-        if self.frozen.trees.is_empty() {
+        if self.frozen.trees.is_empty() || self.faults.is(Fault::CopyWithoutHoldingStill) {
             return Ok(false);
         }
         // Where it goes back to is only known once it is done.
@@ -150,15 +150,14 @@ impl<V: ViewStore> Service<V> {
         if self.frozen.copies.is_empty() || self.filling_is_full() || now < self.frozen.retry_at {
             return Ok(());
         }
-        let outcome = match self.copy_to_fail() {
-            Some((copy, reason)) => self.fail_copy(copy, reason)?,
-            None => {
-                let outcome = self.maintain(&Maintenance::CopyOn)?;
-                match (&outcome.result, self.frozen.copies.first()) {
-                    // Nothing of it is done. It would fail again.
-                    (Err(errno), Some(copy)) => self.fail_copy(copy.copy, errno.to_string())?,
-                    _ => outcome,
-                }
+        let outcome = if let Some((copy, reason)) = self.copy_to_fail() {
+            self.fail_copy(copy, reason)?
+        } else {
+            let outcome = self.maintain(&Maintenance::CopyOn)?;
+            match (&outcome.result, self.frozen.copies.first()) {
+                // Nothing of it is done. It would fail again.
+                (Err(errno), Some(copy)) => self.fail_copy(copy.copy, errno.to_string())?,
+                _ => outcome,
             }
         };
         if outcome.result.is_err() {
