@@ -299,20 +299,23 @@ async fn play(seed: u64, fault: Option<Fault>) -> (Vec<String>, u64) {
         buckets: buckets.clone(),
         nodes: vec!["writer".to_owned(), "controller".to_owned()],
     };
-    let striking = tokio::spawn(strike(
+    let striking = strike(
         targets,
         Random::fork(seed, "faults"),
         trace,
         verdict.clone(),
         until,
-    ));
+    );
     let mut random = Random::fork(seed, "controller");
-    let (mut rounds, mut complete) = (0, 0);
-    while Instant::now() < until && !verdict.is_guilty() {
-        complete += u64::from(round(&controller, rounds, &mut random, &verdict).await);
-        rounds += 1;
-    }
-    striking.await.unwrap();
+    let working = async {
+        let (mut rounds, mut complete) = (0, 0);
+        while Instant::now() < until && !verdict.is_guilty() {
+            complete += u64::from(round(&controller, rounds, &mut random, &verdict).await);
+            rounds += 1;
+        }
+        complete
+    };
+    let ((), complete) = tokio::join!(striking, working);
     writing.await.unwrap();
     answered(|| controller.release_claim(claim_key("source")))
         .await

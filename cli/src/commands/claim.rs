@@ -19,8 +19,8 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Lists, shows, makes or gives up.
 pub async fn run(command: ClaimCommand) -> Result<(), CommandError> {
     match command {
-        ClaimCommand::List(arguments) => list(arguments).await,
-        ClaimCommand::Show { service, key, json } => show(&service, key, json).await,
+        ClaimCommand::List(arguments) => list(&arguments).await,
+        ClaimCommand::Show { service, key, json } => show(&service, &key, json).await,
         ClaimCommand::Create {
             service,
             key,
@@ -43,9 +43,9 @@ pub async fn run(command: ClaimCommand) -> Result<(), CommandError> {
                 source,
                 new: NewDirectory::default(),
             };
-            create(&service, request).await
+            create(&service, &request).await
         }
-        ClaimCommand::Release { service, key, yes } => release(&service, key, yes).await,
+        ClaimCommand::Release { service, key, yes } => release(&service, &key, yes).await,
     }
 }
 
@@ -64,9 +64,9 @@ async fn claims(client: &Client, arguments: &ListArguments) -> Result<Vec<Claim>
     }
 }
 
-async fn list(arguments: ListArguments) -> Result<(), CommandError> {
+async fn list(arguments: &ListArguments) -> Result<(), CommandError> {
     let client = Client::connect(&arguments.service, "claim list").await?;
-    let claims = claims(&client, &arguments).await?;
+    let claims = claims(&client, arguments).await?;
     if arguments.json {
         let values: Vec<_> = claims.iter().map(claim_json).collect();
         println!("{}", Value::from(values));
@@ -88,9 +88,9 @@ async fn list(arguments: ListArguments) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn show(service: &ServiceArguments, key: ClaimKey, as_json: bool) -> Result<(), CommandError> {
+async fn show(service: &ServiceArguments, key: &ClaimKey, as_json: bool) -> Result<(), CommandError> {
     let client = Client::connect(service, "claim show").await?;
-    let claim = get(&client, &key).await?;
+    let claim = get(&client, key).await?;
     let (mut holds, mut from) = (Vec::new(), None);
     loop {
         let asked = client.session().list_access(None, from, PAGE_MAX);
@@ -142,7 +142,7 @@ async fn get(client: &Client, key: &ClaimKey) -> Result<Claim, CommandError> {
     asked.await.map_err(CommandError::failed(what))
 }
 
-async fn create(service: &ServiceArguments, request: ClaimRequest) -> Result<(), CommandError> {
+async fn create(service: &ServiceArguments, request: &ClaimRequest) -> Result<(), CommandError> {
     let client = Client::connect(service, "claim create").await?;
     let what = format!("claim {}", request.path);
     loop {
@@ -163,9 +163,9 @@ async fn create(service: &ServiceArguments, request: ClaimRequest) -> Result<(),
     }
 }
 
-async fn release(service: &ServiceArguments, key: ClaimKey, yes: bool) -> Result<(), CommandError> {
+async fn release(service: &ServiceArguments, key: &ClaimKey, yes: bool) -> Result<(), CommandError> {
     let client = Client::connect(service, "claim release").await?;
-    let claim = get(&client, &key).await?;
+    let claim = get(&client, key).await?;
     let consequence = if claim.others == 0 {
         format!(
             "{}, {}, {} to the trash",

@@ -13,8 +13,8 @@ use crate::units::show_size;
 /// Lists, makes or deletes.
 pub async fn run(command: SnapshotCommand) -> Result<(), CommandError> {
     match command {
-        SnapshotCommand::List(arguments) => list(arguments).await,
-        SnapshotCommand::Create { service, key, claim } => create(&service, key, claim).await,
+        SnapshotCommand::List(arguments) => list(&arguments).await,
+        SnapshotCommand::Create { service, key, claim } => create(&service, &key, &claim).await,
         SnapshotCommand::Delete { service, key } => {
             let client = Client::connect(&service, "snapshot delete").await?;
             let what = format!("delete snapshot {key}");
@@ -26,7 +26,7 @@ pub async fn run(command: SnapshotCommand) -> Result<(), CommandError> {
     }
 }
 
-async fn list(arguments: ListArguments) -> Result<(), CommandError> {
+async fn list(arguments: &ListArguments) -> Result<(), CommandError> {
     let client = Client::connect(&arguments.service, "snapshot list").await?;
     let (mut all, mut from) = (Vec::new(), None);
     loop {
@@ -64,7 +64,7 @@ async fn list(arguments: ListArguments) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn create(service: &ServiceArguments, key: SnapshotKey, claim: ClaimKey) -> Result<(), CommandError> {
+async fn create(service: &ServiceArguments, key: &SnapshotKey, claim: &ClaimKey) -> Result<(), CommandError> {
     let client = Client::connect(service, "snapshot create").await?;
     let what = format!("make snapshot {key}");
     loop {
