@@ -40,6 +40,9 @@ const LEFT_OUT: [&str; 7] = [
 pub fn run(context: &Context) -> Result<(), Failure> {
     let result = steps(context);
     let removed = context.step("everything is removed again", || deployment::remove(context));
+    if let (Err(_), Err(error)) = (&result, &removed) {
+        println!("  it could not be removed: {}", crate::failure::chain(error));
+    }
     result.and(removed)
 }
 
@@ -98,10 +101,22 @@ fn sanity(context: &Context) -> Result<String, Failure> {
         "--ginkgo.v".to_owned(),
         "--ginkgo.no-color".to_owned(),
     ];
-    let run = handle
-        .run(arguments.iter().map(String::as_str))?
-        .patience(PATIENCE);
-    Ok(run.output()?)
+    // It says more than a message repeats.
+    let script = format!("{} > {PLACE}/said 2>&1 || echo failed", arguments.join(" "));
+    let result = handle.run(["sh", "-c", &script])?.patience(PATIENCE).output()?;
+    let said = handle.run(["cat", &format!("{PLACE}/said")])?.output()?;
+    if result.is_empty() {
+        return Ok(said);
+    }
+    let failures: Vec<&str> = said.lines().filter(|line| line.contains("[FAIL")).collect();
+    for line in said.lines().filter(|line| line.contains("rpc error")) {
+        println!("  {}", line.trim());
+    }
+    Err(Failure::wrong(format!(
+        "{}; {}",
+        summary(&said).unwrap_or("no summary"),
+        failures.join("; ")
+    )))
 }
 
 /// The identity and the node of the pod that runs.
