@@ -25,6 +25,9 @@ pub fn run(context: &Context) -> Result<(), Failure> {
         tell_logs(context);
     }
     let removed = context.step("everything is removed again", || remove(context));
+    if let (Err(_), Err(error)) = (&result, &removed) {
+        println!("  it could not be removed: {}", crate::failure::chain(error));
+    }
     result.and(removed)
 }
 
@@ -230,7 +233,7 @@ fn replace_plugins(context: &Context) -> Result<(), Failure> {
 
 /// Programs get errors instead of waiting for ever, and the next pod finds a mount that works.
 fn kill_mount(context: &Context) -> Result<(), Failure> {
-    const KILL: &str = "for process in /proc/[0-9]*; do if tr '\\0' ' ' < $process/cmdline | grep -q -- ' --device-from-stdin '; then kill -9 \
+    const KILL: &str = "for process in /proc/[0-9]*; do if tr '\\0' ' ' < $process/cmdline | grep -q -- ' --device-from-[s]tdin '; then kill -9 \
                         ${process#/proc/}; fi; done";
     let kubectl = &context.west.kubectl;
     let node = NodeHandle::of(&context.place, Region::West.first_node());

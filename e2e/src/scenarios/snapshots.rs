@@ -24,6 +24,9 @@ pub fn run(context: &Context) -> Result<(), Failure> {
         claims::tell_logs(context);
     }
     let removed = context.step("everything is removed again", || remove(context));
+    if let (Err(_), Err(error)) = (&result, &removed) {
+        println!("  it could not be removed: {}", crate::failure::chain(error));
+    }
     result.and(removed)
 }
 
