@@ -115,6 +115,7 @@ async fn run_inside(options: Options) -> Report {
     }
 }
 
+#[allow(clippy::too_many_lines)] // One run from its beginning to its end, in order.
 async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), String> {
     let started = Instant::now();
     let network = Network::new(options.seed, trace.clone());
@@ -133,7 +134,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
     let until = started + Duration::from_secs(options.seconds);
     let history = History::default();
     let names = Names::default();
-    let mut namers = Vec::new();
+    let mut changing = Vec::new();
     let mut programs = Vec::new();
     let mut watchers = Vec::new();
     let mut kernels = Vec::new();
@@ -154,8 +155,8 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
             shared("set-up").set_up().await.map_err(set_up)?;
         }
         programs.push(Actor::new(shared(node)).await.map_err(set_up)?);
-        let namer = Namer::new(shared(&format!("{node}-namer")), names.clone());
-        namers.push(namer.await.map_err(set_up)?);
+        let changes = Namer::new(shared(&format!("{node}-namer")), names.clone());
+        changing.push(changes.await.map_err(set_up)?);
         watchers.push(Watcher::new(shared(&format!("{node}-watcher")), names.clone()));
         kernels.push(kernel);
     }
@@ -167,9 +168,9 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
         .into_iter()
         .map(|watcher| tokio::spawn(watcher.work(until)))
         .collect();
-    let namers: Vec<_> = namers
+    let changing: Vec<_> = changing
         .into_iter()
-        .map(|namer| tokio::spawn(namer.work(until)))
+        .map(|program| tokio::spawn(program.work(until)))
         .collect();
     let nodes = MOUNTS
         .iter()
@@ -198,8 +199,8 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict) -> Result<(), 
     for program in programs {
         expected.push(program.await.map_err(died)?);
     }
-    for namer in namers {
-        namer.await.map_err(died)?;
+    for program in changing {
+        program.await.map_err(died)?;
     }
     for kernel in kernels {
         // What a program could not write has been reported to it; what it holds open must be given back.
