@@ -276,7 +276,7 @@ async fn carry_out(shared: &Shared, names: &Names, directory: InodeNumber, chang
     if known_since == now && session == now {
         match (result, existed) {
             (Err(Errno::Exists), false) => {
-                guilty(shared, &format!("the creation of {} was applied twice", files[0]))
+                guilty(shared, &format!("the creation of {} was applied twice", files[0]));
             }
             (Err(Errno::NotFound), true) => guilty(shared, &format!("{} has vanished: {change:?}", files[0])),
             _ => {}

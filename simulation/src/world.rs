@@ -123,6 +123,7 @@ async fn run_inside(options: Options) -> (Report, Losses) {
     (report, losses)
 }
 
+#[allow(clippy::too_many_lines)] // One run from its beginning to its end, in order.
 async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losses) -> Result<(), String> {
     let started = Instant::now();
     let network = Network::new(options.seed, trace.clone());
@@ -149,7 +150,7 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
     let until = started + Duration::from_secs(options.seconds);
     let history = History::default();
     let names = Names::default();
-    let mut namers = Vec::new();
+    let mut changing = Vec::new();
     let mut programs = Vec::new();
     let mut watchers = Vec::new();
     let mut kernels = Vec::new();
@@ -170,8 +171,8 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
             shared("set-up").set_up().await.map_err(set_up)?;
         }
         programs.push(Actor::new(shared(node)).await.map_err(set_up)?);
-        let namer = Namer::new(shared(&format!("{node}-namer")), names.clone());
-        namers.push(namer.await.map_err(set_up)?);
+        let changes = Namer::new(shared(&format!("{node}-namer")), names.clone());
+        changing.push(changes.await.map_err(set_up)?);
         watchers.push(Watcher::new(shared(&format!("{node}-watcher")), names.clone()));
         kernels.push(kernel);
     }
@@ -183,9 +184,9 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
         .into_iter()
         .map(|watcher| tokio::spawn(watcher.work(until)))
         .collect();
-    let namers: Vec<_> = namers
+    let changing: Vec<_> = changing
         .into_iter()
-        .map(|namer| tokio::spawn(namer.work(until)))
+        .map(|program| tokio::spawn(program.work(until)))
         .collect();
     let nodes = MOUNTS
         .iter()
@@ -214,8 +215,8 @@ async fn play(options: Options, trace: &Trace, verdict: &Verdict, losses: &Losse
     for program in programs {
         expected.push(program.await.map_err(died)?);
     }
-    for namer in namers {
-        namer.await.map_err(died)?;
+    for program in changing {
+        program.await.map_err(died)?;
     }
     for kernel in kernels {
         // What a program could not write has been reported to it; what it holds open must be given back.

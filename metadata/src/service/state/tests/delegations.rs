@@ -136,7 +136,7 @@ fn a_directory_that_nobody_else_knows_is_delegated_and_told_of_to_others_when_it
     world.message(&maker, ClientMessage::Returned { number: recall });
     match world.reply(&reader, number) {
         Some(Ok(Reply::Entry(attributes))) => {
-            assert_eq!((attributes.size_bytes, attributes.changed), (64, at))
+            assert_eq!((attributes.size_bytes, attributes.changed), (64, at));
         }
         other => panic!("{other:?}"),
     }
