@@ -148,6 +148,7 @@ async fn rotated_keys_reach_the_secrets_and_restart_nothing() {
     let client: Secret = space.wait("documents-client").await;
     let before = PartSecret::from_data(&client.data.unwrap()).unwrap();
     let set: StatefulSet = space.wait("documents-metadata").await;
+    let pod: Pod = space.wait("documents-metadata-0").await;
     space.keys("keys-east", "AKE2", "new").await;
     for name in [
         "documents-client",
@@ -166,6 +167,14 @@ async fn rotated_keys_reach_the_secrets_and_restart_nothing() {
     }
     let after: StatefulSet = space.api().get("documents-metadata").await.unwrap();
     assert_eq!(after.metadata.generation, set.metadata.generation);
+    // The kubelet looks at the Secrets of a pod that changes.
+    let told = eventually("the kubelet to be told", || async {
+        let secret: Secret = space.api().get("documents-metadata-tls").await.unwrap();
+        let told: Pod = space.api().get("documents-metadata-0").await.unwrap();
+        (told.annotations().get("twinshore.io/secret-version") == secret.metadata.resource_version.as_ref())
+            .then_some(told)
+    });
+    assert_eq!(told.await.uid(), pod.uid(), "it is the same pod");
     operator.stop().await;
 }
 

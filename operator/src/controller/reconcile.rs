@@ -36,6 +36,7 @@ use super::build::{BuildError, Running, authority_secret, build, endpoint};
 use super::certify::{Certified, CertifyError, certify};
 use super::cleanup::{CleanupError, cleanup};
 use super::dereference::{DereferenceError, dereference};
+use super::hasten::hasten;
 use super::update_status::{self, Known};
 use super::validate::{ValidateError, Validated, side_of, validate};
 use crate::context::Context;
@@ -245,6 +246,7 @@ async fn bring(
         context
             .inventory
             .with_label(&validated.namespace, VOLUME_LABEL, validated.names.volume());
+    hasten(context, &validated.names, &validated.namespace, &pods).await?;
     let known = Known {
         validated: &validated,
         certified: &certified,
