@@ -38,6 +38,7 @@ pub enum ClaimCommand {
         #[command(flatten)]
         service: ServiceArguments,
         /// Its key, as `claim list` shows it.
+        #[arg(id = "claim-key", value_name = "KEY")]
         key: ClaimKey,
         /// As JSON.
         #[arg(long)]
@@ -51,6 +52,7 @@ pub enum ClaimCommand {
         #[command(flatten)]
         service: ServiceArguments,
         /// The key: a region, and a name that is used once there.
+        #[arg(id = "claim-key", value_name = "KEY")]
         key: ClaimKey,
         /// The directory.
         path: DirectoryPath,
@@ -72,6 +74,7 @@ pub enum ClaimCommand {
         #[command(flatten)]
         service: ServiceArguments,
         /// Its key, as `claim list` shows it.
+        #[arg(id = "claim-key", value_name = "KEY")]
         key: ClaimKey,
         /// Do it. Without this, only tells what would be done.
         #[arg(long)]
@@ -94,6 +97,7 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         service: ServiceArguments,
         /// Its key: a region, and a name that is used once there.
+        #[arg(id = "snapshot-key", value_name = "KEY")]
         key: SnapshotKey,
         /// The claim.
         claim: ClaimKey,
@@ -106,6 +110,7 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         service: ServiceArguments,
         /// Its key, as `snapshot list` shows it.
+        #[arg(id = "snapshot-key", value_name = "KEY")]
         key: SnapshotKey,
     },
 }
