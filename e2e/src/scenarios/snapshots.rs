@@ -91,7 +91,9 @@ fn steps(context: &Context) -> Result<(), Failure> {
 
 /// The definitions and the controller, which belong to a cluster, not to a driver.
 fn install_api(context: &Context, kubectl: &Kubectl) -> Result<(), Failure> {
-    let definitions = context.place.programs()?.join("snapshot-definitions");
+    // kubectl takes a link to a directory for a file.
+    let link = context.place.programs()?.join("snapshot-definitions");
+    let definitions = std::fs::canonicalize(&link).map_err(Failure::file("find", &link))?;
     kubectl
         .command([
             "apply",
