@@ -161,8 +161,11 @@ fn two_sessions_that_wait_for_each_others_directories_are_no_circle() {
     ];
     assert_eq!(world.reply(&one, asked[0]), None);
     assert_eq!(world.reply(&other, asked[1]), None);
-    for (client, directory) in [(&one, directories[0]), (&other, directories[1])] {
-        let number = the_recall(&mut world, client, directory);
+    let recalled = [
+        the_recall(&mut world, &one, directories[0]),
+        the_recall(&mut world, &other, directories[1]),
+    ];
+    for (client, number) in [&one, &other].into_iter().zip(recalled) {
         world.message(client, ClientMessage::Returned { number });
     }
     assert!(matches!(world.reply(&one, asked[0]), Some(Ok(_))));
