@@ -69,14 +69,13 @@ pub fn parse(capability: Option<&VolumeCapability>) -> Result<Usage, CallError> 
     let mut flags = MountFlags::empty();
     for option in &mount.mount_flags {
         match option.as_str() {
-            "rw" => {}
+            // As it is, and always so.
+            "rw" | "nosuid" | "nodev" => {}
             "ro" => read_only = true,
             "noatime" => flags |= MountFlags::NOATIME,
             "nodiratime" => flags |= MountFlags::NODIRATIME,
             "relatime" => flags |= MountFlags::RELATIME,
             "noexec" => flags |= MountFlags::NOEXEC,
-            // Always so.
-            "nosuid" | "nodev" => {}
             unknown => {
                 return Err(CallError::Invalid(format!(
                     "the mount option {unknown} does not exist: ro, rw, noatime, nodiratime, relatime, noexec, nosuid, nodev do"

@@ -237,6 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::too_many_lines)] // One list of all refusals.
     fn every_refusal_has_a_code() {
         let path = || "/a/b".parse().unwrap();
         let text = String::new;

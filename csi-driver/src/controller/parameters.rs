@@ -1,4 +1,4 @@
-//! Parameters of a StorageClass, typed. Pure.
+//! Parameters of a `StorageClass`, typed. Pure.
 //!
 //! | key | what |
 //! |---|---|

@@ -146,14 +146,14 @@ impl Controller {
         let failed = |error| self.services.failed(key, &what, error);
         let claimed = wanted.key.clone();
         let mut claim = service.session.claim_directory(wanted).await.map_err(failed)?;
-        let waited = tokio::time::timeout(COPY_PATIENCE, async {
+        let copied = tokio::time::timeout(COPY_PATIENCE, async {
             while !claim.ready {
                 tokio::time::sleep(COPY_INTERVAL).await;
                 claim = service.session.get_claim(claimed.clone()).await.map_err(failed)?;
             }
             Ok(())
         });
-        match waited.await {
+        match copied.await {
             Ok(result) => result?,
             Err(_) => return Err(CallError::Pending(format!("the copy to {}", claim.path))),
         }

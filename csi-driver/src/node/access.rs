@@ -149,7 +149,7 @@ impl Access {
                         self.owed().remove(&key);
                     }
                     Err(error) => {
-                        tracing::warn!(%key, "access cannot be given back yet: {}", with_causes(&error))
+                        tracing::warn!(%key, "access cannot be given back yet: {}", with_causes(&error));
                     }
                 }
             }

@@ -30,15 +30,15 @@ pub fn request(claim: &str, directory: &str, capacity_bytes: u64) -> ClaimReques
 }
 
 /// What an operation on claims answers.
-pub fn ask(world: &mut World, operation: Operation) -> Result<Reply, Refused> {
-    match world.run(&operation).unwrap() {
+pub fn ask(world: &mut World, operation: &Operation) -> Result<Reply, Refused> {
+    match world.run(operation).unwrap() {
         Reply::Refused(refused) => Err(*refused),
         reply => Ok(reply),
     }
 }
 
 pub fn claim_with(world: &mut World, request: ClaimRequest) -> Result<Claim, Refused> {
-    match ask(world, Operation::ClaimDirectory(Box::new(request)))? {
+    match ask(world, &Operation::ClaimDirectory(Box::new(request)))? {
         Reply::Claim(claim) => Ok(*claim),
         other => panic!("{other:?}"),
     }
@@ -49,19 +49,19 @@ pub fn claim(world: &mut World, claim: &str, directory: &str, bytes: u64) -> Res
 }
 
 pub fn get(world: &mut World, claim: &str) -> Result<Claim, Refused> {
-    match ask(world, Operation::GetClaim { key: key(claim) })? {
+    match ask(world, &Operation::GetClaim { key: key(claim) })? {
         Reply::Claim(claim) => Ok(*claim),
         other => panic!("{other:?}"),
     }
 }
 
 pub fn release(world: &mut World, claim: &str) -> Result<(), Refused> {
-    ask(world, Operation::ReleaseClaim { key: key(claim) }).map(|reply| assert_eq!(reply, Reply::Done))
+    ask(world, &Operation::ReleaseClaim { key: key(claim) }).map(|reply| assert_eq!(reply, Reply::Done))
 }
 
 fn list(world: &mut World, region: Option<&str>, from: Option<ClaimKey>, limit: u32) -> ClaimsPage {
     let region = region.map(|region| Label::new(region).unwrap());
-    match ask(world, Operation::ListClaims { region, from, limit }) {
+    match ask(world, &Operation::ListClaims { region, from, limit }) {
         Ok(Reply::Claims(page)) => page,
         other => panic!("{other:?}"),
     }
@@ -135,7 +135,7 @@ fn the_same_claim_of_two_clusters_is_one_directory_and_other_sizes_are_refused()
     // A claim grows for all; it never shrinks; what was asked once can still be asked.
     let resize = |world: &mut World, claim: &str, capacity_bytes| {
         let key = key(claim);
-        match ask(world, Operation::ResizeClaim { key, capacity_bytes }) {
+        match ask(world, &Operation::ResizeClaim { key, capacity_bytes }) {
             Ok(Reply::Claim(claim)) => claim.capacity_bytes,
             other => panic!("{other:?}"),
         }
@@ -333,7 +333,7 @@ fn hold(world: &mut World, to: &AccessTo, node: &str, target: &str, mode: Access
         target: Label::new(target).unwrap(),
         mode,
     };
-    ask(world, operation).map(|reply| assert_eq!(reply, Reply::Done))
+    ask(world, &operation).map(|reply| assert_eq!(reply, Reply::Done))
 }
 
 fn let_go(world: &mut World, node: &str, target: &str) {
@@ -341,7 +341,7 @@ fn let_go(world: &mut World, node: &str, target: &str) {
         node: node.parse().unwrap(),
         target: Label::new(target).unwrap(),
     };
-    assert_eq!(ask(world, operation), Ok(Reply::Done));
+    assert_eq!(ask(world, &operation), Ok(Reply::Done));
 }
 
 fn holds(world: &mut World, node: Option<&str>) -> HoldsPage {
@@ -350,7 +350,7 @@ fn holds(world: &mut World, node: Option<&str>) -> HoldsPage {
         from: None,
         limit: 10,
     };
-    match ask(world, operation) {
+    match ask(world, &operation) {
         Ok(Reply::Holds(page)) => page,
         other => panic!("{other:?}"),
     }

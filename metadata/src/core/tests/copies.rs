@@ -14,7 +14,7 @@ fn snapshot(world: &mut World, snapshot: &str, claim: &str) -> Result<Snapshot, 
         key: snapshot_key(snapshot),
         source: key(claim),
     };
-    match ask(world, operation)? {
+    match ask(world, &operation)? {
         Reply::Snapshot(snapshot) => Ok(*snapshot),
         other => panic!("{other:?}"),
     }
@@ -22,7 +22,7 @@ fn snapshot(world: &mut World, snapshot: &str, claim: &str) -> Result<Snapshot, 
 
 fn get_snapshot(world: &mut World, snapshot: &str) -> Result<Snapshot, Refused> {
     let key = snapshot_key(snapshot);
-    match ask(world, Operation::GetSnapshot { key })? {
+    match ask(world, &Operation::GetSnapshot { key })? {
         Reply::Snapshot(snapshot) => Ok(*snapshot),
         other => panic!("{other:?}"),
     }
@@ -30,7 +30,7 @@ fn get_snapshot(world: &mut World, snapshot: &str) -> Result<Snapshot, Refused> 
 
 fn delete(world: &mut World, snapshot: &str) -> Result<(), Refused> {
     let key = snapshot_key(snapshot);
-    ask(world, Operation::DeleteSnapshot { key }).map(|reply| assert_eq!(reply, Reply::Done))
+    ask(world, &Operation::DeleteSnapshot { key }).map(|reply| assert_eq!(reply, Reply::Done))
 }
 
 fn from(claim: &str, directory: &str, source: CopySource) -> ClaimRequest {
@@ -342,7 +342,7 @@ fn snapshots_are_listed_by_cluster_and_source() {
             from,
             limit,
         };
-        let Ok(Reply::Snapshots(SnapshotsPage { snapshots, next })) = ask(&mut world, operation) else {
+        let Ok(Reply::Snapshots(SnapshotsPage { snapshots, next })) = ask(&mut world, &operation) else {
             panic!()
         };
         let keys: Vec<_> = snapshots

@@ -320,8 +320,8 @@ async fn claims_and_snapshots_over_grpc_are_there_after_a_restart() {
         .delete_snapshot("east/snap-1".parse().unwrap())
         .await
         .unwrap();
-    let listed = session.list_snapshots(None, None, None, 10).await.unwrap();
-    assert_eq!((listed.snapshots.len(), listed.next), (0, None));
+    let left = session.list_snapshots(None, None, None, 10).await.unwrap();
+    assert_eq!((left.snapshots.len(), left.next), (0, None));
     session.close().await;
     running.stop().await;
 }

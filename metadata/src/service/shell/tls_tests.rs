@@ -37,13 +37,14 @@ impl Authority {
             parameters
         };
         let root = CertifiedIssuer::self_signed(parameters(), KeyPair::generate().unwrap()).unwrap();
-        let mut named = parameters();
+        let mut with_names = parameters();
         for name in names {
-            named
+            with_names
                 .subject_alt_names
                 .push(SanType::URI((*name).try_into().unwrap()));
         }
-        let intermediate = CertifiedIssuer::signed_by(named, KeyPair::generate().unwrap(), &root).unwrap();
+        let intermediate =
+            CertifiedIssuer::signed_by(with_names, KeyPair::generate().unwrap(), &root).unwrap();
         Self { root, intermediate }
     }
 
