@@ -80,14 +80,15 @@ pub fn has_room(view: &dyn View, directory: InodeNumber, inodes: u64) -> Result<
         {
             return Ok(false);
         }
-        if next == InodeNumber::ROOT {
-            return Ok(true);
+        if next == row.parent {
+            // What lies in the trash, or in a copy that is not in its place, has a top of its own.
+            return Ok(next == InodeNumber::ROOT);
         }
         next = row.parent;
     }
     Err(corrupt(
         &keys::usage(directory),
-        "the directory is not below the root",
+        "the directory is not below a root",
     ))
 }
 

@@ -170,6 +170,8 @@ async fn start() -> Cluster {
                 format!("--audit-log-path={}", at("audit.log")),
                 "--audit-log-mode=blocking-strict".to_owned(),
                 "--profiling=false".to_owned(),
+                // The node plugin is.
+                "--allow-privileged=true".to_owned(),
             ],
         ),
     ];

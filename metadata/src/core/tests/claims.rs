@@ -162,6 +162,16 @@ fn the_same_claim_of_two_clusters_is_one_directory_and_other_sizes_are_refused()
 }
 
 #[test]
+fn what_was_sent_to_the_trash_whole_is_not_delegated() {
+    let mut world = World::with_trash();
+    let made = claim(&mut world, "east/pvc-1", "/team/data", 0).unwrap();
+    let inner = world.mkdir(made.directory, "inner");
+    assert!(has_room(&world.view, inner, 1).unwrap());
+    release(&mut world, "east/pvc-1").unwrap();
+    assert!(!has_room(&world.view, inner, 1).unwrap());
+}
+
+#[test]
 fn a_claimed_directory_stays_where_it_is_until_the_last_claim_is_released() {
     let mut world = World::with_trash();
     let made = claim(&mut world, "east/pvc-1", "/team/data", 0).unwrap();

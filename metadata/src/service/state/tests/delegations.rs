@@ -276,7 +276,7 @@ fn what_is_returned_behind_requests_in_the_queue_is_held_until_they_are_executed
 fn what_was_answered_is_not_refused_for_a_limit_but_ends_the_delegation() {
     let mut world = World::new();
     let mut maker = mount(&mut world);
-    let mut admin = world.client();
+    let mut admin = world.admin();
     let directory = delegated_directory(&mut world, &mut maker, "d");
     let set = world.ask(
         &mut admin,
