@@ -28,7 +28,7 @@ const LOG_BYTES: &str = "--limit-bytes=16777216";
 const OPERATOR_HTTP_PORT: i32 = 8080;
 
 /// What is asked for of the whole cluster.
-const CLUSTER_KINDS: &str = "nodes,storageclasses,csidrivers,csinodes,persistentvolumes,customresourcedefinitions/replicatedvolumes.twinshore.io";
+const CLUSTER_KINDS: &str = "nodes,storageclasses,csidrivers,csinodes,persistentvolumes";
 
 /// What is asked for of namespaces.
 const NAMESPACE_KINDS: &str = "pods,statefulsets,deployments,daemonsets,jobs,services,persistentvolumeclaims,poddisruptionbudgets,networkpolicies";
@@ -93,10 +93,18 @@ async fn collect(
         list.extend(scope.iter().map(String::as_str));
     }
     let whole = ["get", CLUSTER_KINDS, "--output", "json"];
+    let definition = [
+        "get",
+        "customresourcedefinition",
+        "replicatedvolumes.twinshore.io",
+        "--output",
+        "json",
+    ];
     for (file, question) in [
         ("volumes.json", custom.as_slice()),
         ("events.json", events.as_slice()),
         ("cluster.json", whole.as_slice()),
+        ("definition.json", definition.as_slice()),
         ("version.json", &["version", "--output", "json"]),
     ] {
         resources(cluster, question, &format!("{folder}/{file}"), archive).await?;
