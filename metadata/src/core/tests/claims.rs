@@ -166,9 +166,9 @@ fn what_was_sent_to_the_trash_whole_is_not_delegated() {
     let mut world = World::with_trash();
     let made = claim(&mut world, "east/pvc-1", "/team/data", 0).unwrap();
     let inner = world.mkdir(made.directory, "inner");
-    assert!(has_room(&world.view, inner, 1).unwrap());
+    assert!(crate::core::has_room(&world.view, inner, 1).unwrap());
     release(&mut world, "east/pvc-1").unwrap();
-    assert!(!has_room(&world.view, inner, 1).unwrap());
+    assert!(!crate::core::has_room(&world.view, inner, 1).unwrap());
 }
 
 #[test]
