@@ -296,6 +296,25 @@ pub struct Welcome {
     pub lease_seconds: u64,
 }
 
+/// What is delegated to a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Delegated {
+    /// Directories: their names are the session's to change.
+    #[n(0)]
+    pub directories: Vec<InodeNumber>,
+    /// Inodes that are no directories, have their one name in the first of these, and of which nobody else holds anything: as long as the
+    /// directory is delegated nobody else is told of them, and what the session does to them can be answered early.
+    #[n(1)]
+    pub sole: Vec<InodeNumber>,
+}
+
+impl Delegated {
+    /// Is it nothing?
+    pub const fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+}
+
 /// From service to client.
 #[allow(clippy::large_enum_variant)] // Nearly all are replies: a box for each would only cost.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -326,10 +345,10 @@ pub enum ServerMessage {
         /// the invalidations of these changes came before it. Needs no acknowledgement.
         #[n(4)]
         superseded: Vec<Invalidation>,
-        /// Directories that are delegated to the session, of those that the request concerned.
-        #[n(5)]
+        /// What is delegated to the session of that which the request concerned. (5 was its directories alone.)
+        #[n(6)]
         #[cbor(default)]
-        delegated: Vec<InodeNumber>,
+        delegated: Delegated,
     },
     /// Drop these, then acknowledge.
     #[n(3)]

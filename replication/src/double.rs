@@ -292,7 +292,7 @@ impl Service {
                             result,
                             directories: Vec::new(),
                             superseded: Vec::new(),
-                            delegated: Vec::new(),
+                            delegated: twinshore_protocol::message::Delegated::default(),
                         }
                     }
                     ClientMessage::Goodbye => return,

@@ -2,9 +2,9 @@
 //!
 //! Each mount has such a directory, which is delegated to it most of the time. What its program was told has happened, though
 //! perhaps nobody but its mount knows of it yet, must be seen by whoever looks afterwards, on whichever mount: unless the mount was
-//! cut off for longer than its lease meanwhile. What was made durable by `fsync` of the directory must be there in the end.
+//! cut off for longer than its lease meanwhile. The same goes for whoever asks for a removed file by its number. What was made durable by `fsync` of the directory must be there in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ struct Row {
     changing: bool,
     told: Option<Told>,
     durable: bool,
+    /// What it names, if it exists.
+    inode: Option<InodeNumber>,
 }
 
 struct Directory {
@@ -49,7 +51,12 @@ struct Directory {
     vfs: Vfs,
     rows: Vec<Row>,
     used: u64,
+    /// Files that lost their only name, the last first.
+    removed: VecDeque<(InodeNumber, Told)>,
 }
+
+/// So many removed files are remembered of each directory.
+const REMOVED_MAX: usize = 8;
 
 /// What everybody was told of the names.
 #[derive(Clone, Default)]
@@ -88,6 +95,7 @@ impl Directory {
             changing: false,
             told: None,
             durable: false,
+            inode: None,
         }
     }
 }
@@ -119,6 +127,7 @@ impl Namer {
             vfs: shared.kernel.vfs.clone(),
             rows: Vec::new(),
             used: 0,
+            removed: VecDeque::new(),
         };
         for _ in 0..SLOTS {
             let row = made.new_row();
@@ -288,6 +297,9 @@ async fn carry_out(shared: &Shared, names: &Names, directory: InodeNumber, chang
         lapses,
         leased: leased || kernel.vfs.session().lease_is_valid(),
     };
+    if result.is_ok() {
+        follow(shared, names, change, opened.map(|file| file.inode), told(false));
+    }
     let outcome: Vec<Option<Told>> = match (result, change) {
         (Ok(()), Change::Create(_)) => vec![Some(told(true))],
         (Ok(()), Change::Unlink(_)) => vec![Some(told(false))],
@@ -300,6 +312,30 @@ async fn carry_out(shared: &Shared, names: &Names, directory: InodeNumber, chang
         if closed.is_err() {
             settle(shared, names, &slots, &[None]);
         }
+    }
+}
+
+/// Keeps track of which file has which name, and which has none.
+fn follow(shared: &Shared, names: &Names, change: Change, made: Option<InodeNumber>, told: Told) {
+    let mut directories = names.lock();
+    let Some(directory) = directories.get_mut(&shared.mount) else {
+        return;
+    };
+    let rows = &mut directory.rows;
+    let removed = match change {
+        Change::Create(slot) => {
+            rows[slot].inode = made;
+            None
+        }
+        Change::Unlink(slot) => rows[slot].inode.take(),
+        Change::Rename(slot, other) => {
+            let moved = rows[slot].inode.take();
+            std::mem::replace(&mut rows[other].inode, moved)
+        }
+    };
+    if let Some(removed) = removed {
+        directory.removed.push_front((removed, told));
+        directory.removed.truncate(REMOVED_MAX);
     }
 }
 
@@ -348,9 +384,7 @@ pub async fn look(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(),
     if after.version != before.version || after.name != before.name || found.is_some() == told.exists {
         return Ok(());
     }
-    let session = writer.session();
-    let was_cut_off =
-        session.lease_lapses() != told.lapses || !session.lease_is_valid() || session.id() != told.session;
+    let was_cut_off = was_cut_off(&writer, &told);
     let is_explained = told.leased && !after.durable && was_cut_off;
     if !is_explained {
         let what = format!(
@@ -358,6 +392,41 @@ pub async fn look(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(),
             before.name,
             of.0,
             if told.exists { "was made" } else { "was removed" }
+        );
+        guilty(shared, &what);
+    }
+    Ok(())
+}
+
+/// Was the mount of a program cut off since it was told this?
+fn was_cut_off(writer: &Vfs, told: &Told) -> bool {
+    let session = writer.session();
+    session.lease_lapses() != told.lapses || !session.lease_is_valid() || session.id() != told.session
+}
+
+/// Asks for a file by its number whose program was told that it has lost its only name.
+pub async fn look_at_removed(shared: &mut Shared, names: &Names, mounts: u64) -> Result<(), Errno> {
+    let of = MountNumber(shared.random.between(0, mounts));
+    let which = usize::try_from(shared.random.between(0, REMOVED_MAX as u64)).unwrap_or(0);
+    let found = {
+        let directories = names.lock();
+        directories.get(&of).and_then(|directory| {
+            let (inode, told) = directory.removed.get(which)?;
+            Some((directory.vfs.clone(), *inode, *told))
+        })
+    };
+    let Some((writer, inode, told)) = found else {
+        return Ok(());
+    };
+    let links = match shared.kernel.vfs.attributes(Caller::ROOT, inode).await {
+        Ok(attributed) => attributed.attributes.links,
+        Err(Errno::NotFound | Errno::Stale) => 0,
+        Err(errno) => return Err(errno),
+    };
+    if links > 0 && !(told.leased && was_cut_off(&writer, &told)) {
+        let what = format!(
+            "file {inode} has a name although the program of mount {} was told before that it has none",
+            of.0
         );
         guilty(shared, &what);
     }

@@ -37,7 +37,8 @@ impl Watcher {
         while Instant::now() < until && !self.shared.verdict.is_guilty() {
             let result = match self.shared.random.between(0, 100) {
                 0..40 => self.read_in_place().await,
-                40..60 => names::look(&mut self.shared, &self.names, MOUNTS).await,
+                40..56 => names::look(&mut self.shared, &self.names, MOUNTS).await,
+                56..60 => names::look_at_removed(&mut self.shared, &self.names, MOUNTS).await,
                 60..92 => self.shared.read_register().await,
                 _ => {
                     let file = self.shared.random.between(0, LOCKED_FILES);

@@ -79,6 +79,11 @@ fn a_request_that_does_not_wait_for_a_delegated_directory_is_found() {
 }
 
 #[test]
+fn a_sole_file_that_somebody_else_is_told_of_is_found() {
+    assert_found(Fault::TellOfSoleFiles);
+}
+
+#[test]
 fn an_answer_after_the_directory_was_returned_is_found() {
     assert_finds(None, Some(MountFault::AnswerAfterRecall));
 }

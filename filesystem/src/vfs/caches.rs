@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use twinshore_protocol::format::VolumeFormat;
-use twinshore_protocol::message::{Invalidation, Reclaim};
+use twinshore_protocol::message::{Delegated, Invalidation, Reclaim};
 use twinshore_protocol::operation::{FileCommit, RenameMode};
 use twinshore_protocol::replication::Task;
 use twinshore_protocol::session::SessionHandler;
@@ -482,8 +482,8 @@ impl SessionHandler for Caches {
         self.executed_early(number, operation, result, directories);
     }
 
-    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[InodeNumber]) {
-        self.now_delegated(operation, result, directories);
+    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, delegated: &Delegated) {
+        self.now_delegated(operation, result, delegated);
     }
 
     fn recalled(&self, number: u64, directories: &[InodeNumber]) {

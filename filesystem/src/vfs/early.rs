@@ -10,8 +10,8 @@
 //!
 //! # Own children
 //!
-//! Only what nobody else has been told of is changed or removed: a file that this client made while the directory was delegated
-//! (in the same term) and that has one name, or a directory that is itself delegated.
+//! Only what nobody else holds anything of is changed or removed: a file with one name that this client made while the directory was
+//! delegated (in the same term), or of which the service has said so ([`Delegated::sole`]); or a directory that is itself delegated.
 //!
 //! # Failure
 //!
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use twinshore_protocol::attributes::{AttributeChanges, TimeChange};
 use twinshore_protocol::format::Durability;
-use twinshore_protocol::message::Invalidation;
+use twinshore_protocol::message::{Delegated, Invalidation};
 use twinshore_protocol::operation::{NewInode, RenameMode};
 use twinshore_protocol::{
     Attributes, Caller, Errno, FileName, FileType, InodeNumber, Operation, Position, Reply, RequestNumber,
@@ -291,7 +291,7 @@ impl Core {
         Some((inode, attributes))
     }
 
-    /// An inode that nobody else has been told of, by its name, with its attributes.
+    /// An inode that nobody else holds anything of, by its name, with its attributes.
     fn own_child(
         &self,
         delegations: &Delegations,
@@ -507,6 +507,7 @@ impl Core {
             if inode.state().early == 0 {
                 return;
             }
+            self.session.hurry();
             progress.await;
         }
     }
@@ -614,14 +615,9 @@ impl Caches {
     }
 
     /// Directories are delegated, as the reply to an operation says.
-    pub fn now_delegated(
-        &self,
-        operation: &Operation,
-        result: &Result<Reply, Errno>,
-        directories: &[InodeNumber],
-    ) {
+    pub fn now_delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, delegated: &Delegated) {
         let mut delegations = lock(&self.delegations);
-        for directory in directories {
+        for directory in &delegated.directories {
             let term = delegations.hold(*directory);
             let Some(inode) = self.inodes.find(*directory) else {
                 continue;
@@ -648,6 +644,15 @@ impl Caches {
             if let Some(made) = made {
                 made.state().own = Some((*directory, term));
             }
+        }
+        let first = delegated.directories.first();
+        let term = first.and_then(|first| Some((*first, delegations.term(*first)?)));
+        for inode in delegated
+            .sole
+            .iter()
+            .filter_map(|number| self.inodes.find(*number))
+        {
+            inode.state().own = term;
         }
     }
 

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::{
-    Attributes, Caller, Epoch, Errno, InodeNumber, Operation, Position, Reply, SessionId, Side, Timestamp,
+    Attributes, Caller, Epoch, Errno, FileName, FileType, InodeNumber, Operation, Position, Reply, SessionId,
+    Side, Timestamp,
 };
 
 use crate::view::{Mutation, View, ViewError};
@@ -175,6 +176,34 @@ pub fn step(view: &dyn View, context: &Context<'_>, operation: &Operation) -> Re
 pub fn attributes(view: &dyn View, inode: InodeNumber) -> Result<Option<Attributes>, CoreError> {
     let row: Option<values::InodeRow> = transaction::read(view, &keys::inode(inode))?;
     Ok(row.map(|row| row.attributes))
+}
+
+/// The directory in which an inode that is no directory has its only name.
+pub fn only_parent(view: &dyn View, inode: InodeNumber) -> Result<Option<InodeNumber>, CoreError> {
+    let row: Option<values::InodeRow> = transaction::read(view, &keys::inode(inode))?;
+    Ok(row.and_then(|row| match row.place {
+        values::Place::Named { parent } if !row.is_directory() && row.attributes.links == 1 => Some(parent),
+        _ => None,
+    }))
+}
+
+/// What the entries behind a name in the order of a listing name, directories left out: at most `limit` entries are looked at.
+pub fn entries_after(
+    view: &dyn View,
+    directory: InodeNumber,
+    name: &FileName,
+    limit: usize,
+) -> Result<Vec<InodeNumber>, CoreError> {
+    let start = keys::after(&names::entry_key(directory, name));
+    let end = keys::after_prefix(&keys::of(keys::ENTRY, directory.0));
+    let mut inodes = Vec::new();
+    for (key, value) in view.scan(&start, &end, limit)? {
+        let values::EntryRow { inode, kind } = transaction::decode(&key, &value)?;
+        if kind != FileType::Directory {
+            inodes.push(inode);
+        }
+    }
+    Ok(inodes)
 }
 
 /// Does one piece of the service's own work.

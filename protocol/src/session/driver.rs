@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::identifiers::{Epoch, InodeNumber, ObjectId, Position, RequestNumber};
-use crate::message::{ClientMessage, Invalidation, Refusal, ServerMessage, Welcome};
+use crate::message::{ClientMessage, Delegated, Invalidation, Refusal, ServerMessage, Welcome};
 use crate::operation::Operation;
 use crate::replication::Task;
 use crate::reply::Reply;
@@ -80,7 +80,7 @@ struct Answered {
     result: Result<Reply, Errno>,
     directories: Vec<Attributes>,
     superseded: Vec<Invalidation>,
-    delegated: Vec<InodeNumber>,
+    delegated: Delegated,
 }
 
 enum Flushed {
@@ -203,8 +203,13 @@ impl Driver {
                 Flushed::Blocked => true,
                 Flushed::Broken => return self.disconnected(),
             };
-            let wake = heartbeats.next_event(!blocked);
-            reset(&mut timer, close_at.map_or(wake, |close_at| wake.min(close_at)));
+            let departure = shared.lock().departure.next_event().filter(|_| !blocked);
+            let heartbeat = heartbeats.next_event(!blocked);
+            let wake = [close_at, departure]
+                .into_iter()
+                .flatten()
+                .fold(heartbeat, Instant::min);
+            reset(&mut timer, wake);
             tokio::select! {
                 biased;
                 () = shared.stop.notified() => {}
@@ -241,7 +246,7 @@ impl Driver {
         loop {
             let now = Instant::now();
             let heartbeat_due = heartbeats.is_due(now);
-            if first.is_empty() && !heartbeat_due && !self.shared.lock().ledger.has_work() {
+            if first.is_empty() && !heartbeat_due && !self.is_anything_due(now) {
                 return Flushed::All;
             }
             let permit = match sender.try_reserve() {
@@ -263,6 +268,16 @@ impl Driver {
                 .drain(self.seen.0, BATCH_MESSAGES, &mut messages);
             permit.send(messages);
         }
+    }
+
+    /// Is anything to be sent now? What may not be sent yet is not waited for: a reply wakes the driver.
+    fn is_anything_due(&self, now: Instant) -> bool {
+        let mut state = self.shared.lock();
+        let has_work = state.ledger.has_work();
+        if !has_work {
+            state.departure.departed();
+        }
+        has_work && state.departure.is_due(now)
     }
 
     /// Takes in a batch: first the shared state under one lock, then the handler and the waiters, in order, without it.
@@ -550,6 +565,7 @@ impl Driver {
                 state.numbers = Numbers::granted_by(welcome);
             }
             state.ledger.restart();
+            state.departure.hurry();
             state.service_time = None;
             if resumed && self.handler.takes_delegations() {
                 state.ledger.give_back(0);

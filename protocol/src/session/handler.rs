@@ -4,7 +4,7 @@ use crate::attributes::Attributes;
 use crate::errno::Errno;
 use crate::format::VolumeFormat;
 use crate::identifiers::{InodeNumber, ObjectId, RequestNumber};
-use crate::message::{Invalidation, Reclaim};
+use crate::message::{Delegated, Invalidation, Reclaim};
 use crate::operation::Operation;
 use crate::replication::Task;
 use crate::reply::Reply;
@@ -28,10 +28,10 @@ pub trait SessionHandler: Send + Sync {
         self.replied(operation, result, directories);
     }
 
-    /// These directories are delegated, of those that the operation of the reply that was just delivered concerned. Called before
-    /// the requester is woken.
-    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, directories: &[InodeNumber]) {
-        let _ = (operation, result, directories);
+    /// This is delegated, of what the operation of the reply that was just delivered concerned. Called before the requester is
+    /// woken.
+    fn delegated(&self, operation: &Operation, result: &Result<Reply, Errno>, delegated: &Delegated) {
+        let _ = (operation, result, delegated);
     }
 
     /// Answer nothing more for these directories, then call [`super::Session::returned`] with the number.

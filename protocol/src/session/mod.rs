@@ -12,8 +12,8 @@
 //! * When the service ends the session, requests without a reply fail with [`RequestError::SessionLost`] (each may or may
 //!   not have been executed), the handler hears `expired`, and the next request opens a new session.
 //!
-//! * What [`Session::early`] takes is sent at once, in the order of the calls, and again after a break. `Returned` leaves after all
-//!   that was taken before it.
+//! * What [`Session::early`] takes is sent soon, in the order of the calls, and again after a break: what follows it within milliseconds
+//!   goes with it ([`departure`](self)). `Returned` leaves after all that was taken before it.
 //!
 //! # Parts
 //!
@@ -23,6 +23,7 @@
 
 mod backoff;
 mod claims;
+mod departure;
 mod driver;
 mod grpc;
 mod handler;
@@ -172,6 +173,11 @@ impl Session {
     /// ([`SessionHandler::replied_early`]). `None`: it has to be made as an ordinary request, as too much is under way, or for too long.
     pub fn early(&self, caller: Caller, operation: Operation) -> Option<RequestNumber> {
         self.shared.early(caller, operation)
+    }
+
+    /// Somebody waits for what was taken by [`Session::early`]: it is sent now.
+    pub fn hurry(&self) {
+        self.shared.hurry();
     }
 
     /// A number for a new inode, if there is one at hand.

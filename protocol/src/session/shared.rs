@@ -15,6 +15,7 @@ use crate::message::Welcome;
 use crate::operation::{Caller, Operation};
 use crate::reply::Reply;
 use crate::session::RequestError;
+use crate::session::departure::Departure;
 use crate::session::ledger::{self, Ledger};
 use crate::session::numbers::Numbers;
 use crate::session::size;
@@ -38,6 +39,8 @@ pub(super) enum Phase {
 /// What the lock guards.
 pub(super) struct State {
     pub ledger: Ledger<Waiter>,
+    /// When what it holds is sent.
+    pub departure: Departure,
     pub numbers: Numbers,
     pub session: SessionId,
     pub format: Arc<VolumeFormat>,
@@ -84,6 +87,7 @@ impl Shared {
         Self {
             state: Mutex::new(State {
                 ledger: Ledger::new(),
+                departure: Departure::default(),
                 numbers: Numbers::granted_by(welcome),
                 session: welcome.session,
                 format: Arc::new(welcome.format.clone()),
@@ -128,6 +132,9 @@ impl Shared {
         // Nobody waits for it: it goes with the next message, at the latest with the next heartbeat.
         let hurries = !matches!(operation, Operation::Release { .. });
         let added = state.ledger.add(caller, operation, waiter);
+        if hurries {
+            state.departure.request(Instant::now());
+        }
         drop(state);
         let number = added.map_err(|ledger::Full| RequestError::Failed(Errno::Again))?;
         if hurries {
@@ -141,7 +148,7 @@ impl Shared {
         })
     }
 
-    /// Sends a request whose program is answered without waiting for the reply.
+    /// Takes a request whose program is answered without waiting for the reply.
     pub fn early(&self, caller: Caller, operation: Operation) -> Option<RequestNumber> {
         if size::bound_bytes(&caller, &operation) > MESSAGE_MAX_BYTES {
             return None;
@@ -151,13 +158,20 @@ impl Shared {
         if state.phase != Phase::Open {
             return None;
         }
-        let number = state
-            .ledger
-            .add_early(caller, operation, waiter, Instant::now())
-            .ok()?;
+        let now = Instant::now();
+        let number = state.ledger.add_early(caller, operation, waiter, now).ok()?;
+        let is_news = state.departure.linger(now);
         drop(state);
-        self.work.notify_one();
+        if is_news {
+            self.work.notify_one();
+        }
         Some(number)
+    }
+
+    /// Somebody waits for what was taken early.
+    pub fn hurry(&self) {
+        self.lock().departure.hurry_what_lingers();
+        self.work.notify_one();
     }
 
     /// A number for a new inode, if there is one at hand.
@@ -173,7 +187,10 @@ impl Shared {
 
     /// Directories are given back.
     pub fn returned(&self, number: u64) {
-        self.lock().ledger.give_back(number);
+        let mut state = self.lock();
+        state.ledger.give_back(number);
+        state.departure.hurry();
+        drop(state);
         self.work.notify_one();
     }
 
@@ -231,6 +248,7 @@ impl Shared {
                 .ledger
                 .add(Caller::ROOT, Operation::GrantNumbers, waiter)
                 .is_ok();
+            state.departure.hurry();
             drop(state);
             self.work.notify_one();
         }
@@ -241,6 +259,7 @@ impl Shared {
         let mut state = self.lock();
         if state.invalidations.remove(&number) {
             state.ledger.acknowledge(number);
+            state.departure.hurry();
             drop(state);
             self.work.notify_one();
         }
@@ -283,6 +302,7 @@ impl Shared {
         if state.phase == Phase::Open {
             state.phase = Phase::Closing(Instant::now() + self.request_deadline);
         }
+        state.departure.hurry();
         drop(state);
         self.work.notify_one();
     }

@@ -76,7 +76,7 @@ impl Peer {
             result,
             directories: Vec::new(),
             superseded: Vec::new(),
-            delegated: Vec::new(),
+            delegated: crate::message::Delegated::default(),
         })
         .await;
     }

@@ -14,7 +14,9 @@ use twinshore_protocol::format::{
 };
 use twinshore_protocol::identifiers::NumberRange;
 use twinshore_protocol::lock::{Lock, LockKind};
-use twinshore_protocol::message::{ClientMessage, Invalidation, LEASE_SECONDS, ServerMessage, Welcome};
+use twinshore_protocol::message::{
+    ClientMessage, Delegated, Invalidation, LEASE_SECONDS, ServerMessage, Welcome,
+};
 use twinshore_protocol::operation::{AllocateMode, FileCommit, NewObject, RenameMode};
 use twinshore_protocol::reply::{DirectoryEntry, FileSystemUsage};
 use twinshore_protocol::session::{Stream, Transport, TransportError};
@@ -195,7 +197,7 @@ async fn serve(
                         result,
                         directories: Vec::new(),
                         superseded: Vec::new(),
-                        delegated: Vec::new(),
+                        delegated: Delegated::default(),
                     }])
                     .await
                     .is_err()

@@ -1,6 +1,6 @@
 //! Group commit: batches of executed operations, one of them in flight, and what happens when it is committed or fails.
 
-use twinshore_protocol::message::{Invalidation, ServerMessage};
+use twinshore_protocol::message::{Delegated, Invalidation, ServerMessage};
 use twinshore_protocol::{
     Attributes, Caller, Errno, InodeNumber, Operation, Position, Reply, RequestNumber, SessionId,
 };
@@ -27,8 +27,8 @@ pub(super) struct Held {
     pub opened: Option<InodeNumber>,
     /// The directories whose entries it changed, as they were after it.
     pub directories: Vec<Attributes>,
-    /// The directories that are delegated to its session, of those that it concerned.
-    pub delegated: Vec<InodeNumber>,
+    /// What is delegated to its session, of that which it concerned.
+    pub delegated: Delegated,
     /// The result is that of an earlier execution: what it tells of may have changed since, so it grants nothing.
     pub replayed: bool,
 }
@@ -40,8 +40,8 @@ pub(super) struct Beside {
     pub directories: Vec<Attributes>,
     /// What of it has changed since.
     pub superseded: Vec<Invalidation>,
-    /// The directories that are delegated, if they still are.
-    pub delegated: Vec<InodeNumber>,
+    /// What is delegated, if it still is.
+    pub delegated: Delegated,
 }
 
 /// What is to be done when a batch is committed, in the order of execution.
@@ -131,6 +131,7 @@ impl<V: ViewStore> Service<V> {
 
     /// Starts an append if there is something to append and none is under way.
     pub(super) fn flush(&mut self) -> Result<(), ServiceError> {
+        self.recall_ahead()?;
         if self.flight.is_some() {
             return self.drain();
         }
@@ -249,7 +250,7 @@ impl<V: ViewStore> Service<V> {
                             changes: Vec::new(),
                             opened: None,
                             directories: Vec::new(),
-                            delegated: Vec::new(),
+                            delegated: Delegated::default(),
                             ..held
                         };
                         self.release(failed, self.tail.position);
@@ -327,7 +328,7 @@ impl<V: ViewStore> Service<V> {
                 result,
                 directories: Vec::new(),
                 superseded: Vec::new(),
-                delegated: Vec::new(),
+                delegated: Delegated::default(),
             };
             self.outputs.push(Output::SendLater { connection, message });
         }

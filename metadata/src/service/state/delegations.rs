@@ -7,13 +7,18 @@
 //! 2. The session answers its programs and sends the operations ([`Caller::answered`]), which are executed like any others.
 //! 3. A request of another session is executed. If its result would tell of the directory or change it, the result is dropped, the request
 //!    *blocked* ([`super::private`]), and the holder sent a `Recall`.
-//! 4. The holder sends `Returned` behind all that it has answered. When what came before it is executed, the directory is
+//! 4. With a look-up or a listing of the directory the session is told which files in it are *sole*: nobody else holds anything of them. Until
+//!    the end of the delegation a request of somebody else that would make its session hold something of one is treated as one that concerns
+//!    the directory. So what the session does to them can be answered early too.
+//! 5. The holder sends `Returned` behind all that it has answered. When what came before it is executed, the directory is
 //!    delegated no more, and the blocked requests are executed anew.
 //!
 //! # Invariants
 //!
 //! * A directory is delegated to one session at most. From the execution of the operation that it was delegated with until the end of the
 //!   delegation nothing of another session that concerns it is executed, unless that was answered already.
+//! * A file is told to be sole only if no other session has it open, holds something of it, has to acknowledge something of it, or has a
+//!   result on its way that tells of it. Whoever holds something of a file can go on with it: it is not sole.
 //! * A reply says that a directory is delegated only if no `Recall` of it stands before the reply in the stream.
 //! * What was answered already is never blocked: its session had the delegation, and lost it only by silence.
 //! * `Returned` waits for no reply, and a blocked request for nothing but `Returned`, or the silence of the holder.
@@ -29,14 +34,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use twinshore_protocol::message::{
-    Invalidation, LEASE_SECONDS, REQUEST_WINDOW, SESSION_SECONDS, ServerMessage,
+    Delegated, Invalidation, LEASE_SECONDS, REQUEST_WINDOW, SESSION_SECONDS, ServerMessage,
 };
 use twinshore_protocol::{
     Attributes, Caller, Errno, FileType, InodeNumber, Operation, Reply, RequestNumber, SessionId, Timestamp,
 };
 
 use super::batch::{Batch, Entry};
-use super::leases::inode_of;
+use super::leases::{grants_of, inode_of};
 use super::{Fault, Service, ServiceError};
 use crate::core::{self, Outcome};
 use crate::view::ViewStore;
@@ -121,6 +126,12 @@ impl Delegations {
             }
         }
         any
+    }
+
+    /// Can anything be delegated to another session?
+    fn are_all_of(&self, session: SessionId) -> bool {
+        let others = self.by_session.keys().chain(&self.unsettled);
+        others.copied().all(|other| other == session)
     }
 
     fn is_idle(&self) -> bool {
@@ -239,24 +250,104 @@ impl<V: ViewStore> Service<V> {
         caller: &Caller,
         operation: &Operation,
         outcome: &Outcome,
-    ) -> bool {
-        if self.delegations.is_idle() {
-            return false;
+    ) -> Result<bool, ServiceError> {
+        if self.delegations.is_idle() || self.delegations.are_all_of(id) {
+            return Ok(false);
         }
-        let concerned = concerned(operation, &outcome.result, &outcome.changes);
+        let mut concerned = concerned(operation, &outcome.result, &outcome.changes);
+        concerned.extend(self.directories_of_news(id, operation, outcome)?);
         let held: Vec<InodeNumber> = (concerned.iter().copied())
             .filter(|directory| self.is_held_by_other(*directory, id))
             .collect();
         let may_be_held = !concerned.is_empty() && self.is_somebody_unsettled(id);
         if held.is_empty() && !may_be_held {
-            return false;
+            return Ok(false);
         }
         self.recall_delegations(&held);
         if caller.answered.is_some() || self.faults.is(Fault::ExecuteWithoutRecall) {
-            return false;
+            return Ok(false);
         }
         self.set_aside(id, number, caller, operation);
-        true
+        Ok(true)
+    }
+
+    /// The directories of the files that a request names by number, or changes, and of which its session holds nothing yet. (What it names by
+    /// name stands in a directory that it names.)
+    fn directories_of_news(
+        &self,
+        id: SessionId,
+        operation: &Operation,
+        outcome: &Outcome,
+    ) -> Result<BTreeSet<InodeNumber>, ServiceError> {
+        let mut directories = BTreeSet::new();
+        let by_name =
+            directories_named(operation).next().is_some() && !matches!(operation, Operation::Link { .. });
+        // It tells its session nothing, and changes no byte.
+        let repoints = matches!(operation, Operation::Repoint { .. });
+        if by_name || repoints || self.faults.is(Fault::TellOfSoleFiles) {
+            return Ok(directories);
+        }
+        let mut grants = Vec::new();
+        grants_of(operation, &outcome.result, &mut grants);
+        let told = grants.into_iter().map(|(inode, _)| inode);
+        let told: BTreeSet<InodeNumber> = told.chain(outcome.changes.iter().map(inode_of)).collect();
+        let news: Vec<InodeNumber> = told.into_iter().filter(|inode| !self.knows(id, *inode)).collect();
+        let view = self.view();
+        for inode in news {
+            directories.extend(core::only_parent(&view, inode)?);
+        }
+        Ok(directories)
+    }
+
+    /// Does the session hold something of the inode, or has it been told to drop it and has not said that it has?
+    fn knows(&self, id: SessionId, inode: InodeNumber) -> bool {
+        self.opens.is_open_by(id, inode)
+            || self.sessions.get(&id).is_some_and(|state| {
+                self.leases.is_cached_by(inode, id, state.oldest_generation) || state.has_to_drop(inode)
+            })
+    }
+
+    /// Those of some files of which nobody but this session holds anything.
+    fn sole<'a>(&self, id: SessionId, files: impl Iterator<Item = &'a Attributes>) -> Vec<InodeNumber> {
+        let others = |sessions: &BTreeSet<SessionId>| sessions.iter().any(|session| *session != id);
+        if self.grace || others(&self.hold_everything) || others(&self.delegations.unsettled) {
+            return Vec::new();
+        }
+        let on_their_way = self.told_to_others(id);
+        let counts = |session: SessionId| self.sessions.get(&session).map(|state| state.oldest_generation);
+        files
+            .filter(|file| file.kind != FileType::Directory && file.links == 1)
+            .map(|file| file.inode)
+            .filter(|inode| {
+                !self.opens.is_open_by_other(id, *inode)
+                    && !self.unacknowledged.contains_key(inode)
+                    && !self.leases.is_cached_by_other(*inode, id, counts)
+                    && !on_their_way.contains(inode)
+            })
+            .collect()
+    }
+
+    /// The inodes that results of other sessions tell of which are executed and not answered.
+    fn told_to_others(&self, id: SessionId) -> BTreeSet<InodeNumber> {
+        let mut grants = Vec::new();
+        let mut told = BTreeSet::new();
+        for batch in std::iter::once(&self.filling).chain(&self.flight) {
+            for entry in &batch.entries {
+                match entry {
+                    Entry::Reply(held) if held.session != id => {
+                        grants_of(&held.operation, &held.result, &mut grants);
+                        told.extend(held.changes.iter().map(inode_of));
+                    }
+                    Entry::Part { session, changes, .. } if *session != id => {
+                        told.extend(changes.iter().map(inode_of));
+                    }
+                    Entry::Changes(changes) => told.extend(changes.iter().map(inode_of)),
+                    Entry::Reply(_) | Entry::Part { .. } | Entry::Welcome(_) | Entry::Closed(_) => {}
+                }
+            }
+        }
+        told.extend(grants.into_iter().map(|(inode, _)| inode));
+        told
     }
 
     /// Is the directory delegated to another session, whose lease lasts? If it does not, the delegation ends here.
@@ -330,45 +421,36 @@ impl<V: ViewStore> Service<V> {
         self.recall_delegations(&all);
     }
 
-    /// Delegates the directories that a request which was just executed concerned, if nobody else knows of them. Returns those
-    /// that are delegated to its session.
+    /// Delegates the directories that a request which was just executed concerned, if nobody else knows of them. Returns what is
+    /// delegated to its session.
     pub(super) fn delegate(
         &mut self,
         id: SessionId,
         caller: &Caller,
         operation: &Operation,
         result: &Result<Reply, Errno>,
-    ) -> Result<Vec<InodeNumber>, ServiceError> {
+    ) -> Result<Delegated, ServiceError> {
         let Ok(reply) = result else {
-            return Ok(Vec::new());
+            return Ok(Delegated::default());
         };
         let Some((generation, true)) = self
             .sessions
             .get(&id)
             .map(|state| (state.generation, state.delegations))
         else {
-            return Ok(Vec::new());
+            return Ok(Delegated::default());
         };
-        let whole_listing = matches!(
-            (operation, reply),
-            (
-                Operation::ReadDirectory {
-                    after: 0,
-                    until: None,
-                    ..
-                },
-                Reply::Directory { complete: true, .. }
-            )
-        );
+        let lists = matches!(operation, Operation::ReadDirectory { .. });
+        let looks_up = matches!(operation, Operation::Lookup { .. });
         let mut delegated = Vec::new();
-        if whole_listing || (operation.is_mutation() && caller.answered.is_none()) {
+        if lists || looks_up || (operation.is_mutation() && caller.answered.is_none()) {
             for directory in directories_named(operation) {
                 let known = self.delegations.held.get(&directory);
                 let is_held = known.is_some_and(|held| {
                     held.session == id && held.generation == generation && held.recall.is_none()
                 });
                 if !is_held {
-                    if known.is_some() || !self.can_be_delegated(directory, id)? {
+                    if known.is_some() || looks_up || !self.can_be_delegated(directory, id)? {
                         continue;
                     }
                     self.delegations.hold(directory, id, generation);
@@ -376,6 +458,13 @@ impl<V: ViewStore> Service<V> {
                 delegated.push(directory);
             }
         }
+        let sole = match reply {
+            Reply::Entry(found) if looks_up && !delegated.is_empty() => self.sole(id, std::iter::once(found)),
+            Reply::Directory { entries, .. } if !delegated.is_empty() => {
+                self.sole(id, entries.iter().filter_map(|entry| entry.attributes.as_ref()))
+            }
+            _ => Vec::new(),
+        };
         if let (Operation::MakeDirectory { parent, .. }, Reply::Entry(made)) = (operation, reply)
             && (caller.answered.is_some()
                 || delegated.contains(parent)
@@ -388,9 +477,12 @@ impl<V: ViewStore> Service<V> {
             self.recall_delegations(&[one]);
         }
         Ok(if caller.answered.is_some() {
-            Vec::new()
+            Delegated::default()
         } else {
-            delegated
+            Delegated {
+                directories: delegated,
+                sole,
+            }
         })
     }
 
@@ -416,16 +508,22 @@ impl<V: ViewStore> Service<V> {
         Ok(core::has_room(&self.view(), directory, under_way)?)
     }
 
-    /// Of these directories, those that the session may be told are delegated to it.
-    pub(super) fn still_delegated(&self, id: SessionId, directories: Vec<InodeNumber>) -> Vec<InodeNumber> {
+    /// Of this, what the session may be told is delegated to it.
+    pub(super) fn still_delegated(&self, id: SessionId, delegated: Delegated) -> Delegated {
         let generation = self.sessions.get(&id).map(|state| state.generation);
-        let mut directories = directories;
+        let Delegated {
+            mut directories,
+            mut sole,
+        } = delegated;
         directories.retain(|directory| {
             self.delegations.held.get(directory).is_some_and(|held| {
                 held.session == id && held.recall.is_none() && Some(held.generation) == generation
             })
         });
-        directories
+        if directories.is_empty() {
+            sole.clear();
+        }
+        Delegated { directories, sole }
     }
 
     /// A session gives directories back. What it sent before that is in its queue, if it is not executed.

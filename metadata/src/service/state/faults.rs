@@ -18,6 +18,8 @@ pub enum Fault {
     DeleteReferencedObject,
     /// Executes a request that concerns what is delegated to somebody else without waiting for it to be returned.
     ExecuteWithoutRecall,
+    /// Tells others of files that were told to be sole, without their directory being returned.
+    TellOfSoleFiles,
     /// Does not look whether a repeated request was executed before.
     ApplyRetryTwice,
     /// Has dead objects deleted before the archive knows that they are dead.

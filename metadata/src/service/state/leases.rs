@@ -172,6 +172,16 @@ impl Leases {
             })
     }
 
+    /// Does this session hold something of the inode that it was told over a stream which counts?
+    pub fn is_cached_by(&self, inode: InodeNumber, session: SessionId, oldest: u32) -> bool {
+        (self.holders.get(&(inode, session))).is_some_and(|holder| holder.generation >= oldest)
+    }
+
+    /// It has been told to drop everything about the inode.
+    pub fn drop_holder(&mut self, inode: InodeNumber, session: SessionId) {
+        self.holders.remove(&(inode, session));
+    }
+
     /// The next holder to drop, while there are more than the limit.
     pub fn overflow(&mut self) -> Option<(InodeNumber, SessionId)> {
         if self.holders.len() <= self.limit {

@@ -45,6 +45,7 @@ use recall::Wait;
 use session::{Connection, Session};
 use tasks::Tasks;
 
+mod ahead;
 mod background;
 mod batch;
 pub mod compaction;
@@ -278,6 +279,7 @@ pub struct Service<V: ViewStore> {
     /// Sessions with queued requests, each once.
     ready: VecDeque<SessionId>,
     leases: Leases,
+    ahead: ahead::Ahead,
     /// Sessions that an older service has told what it does not know: each counts as holder of everything.
     hold_everything: BTreeSet<SessionId>,
     opens: Opens,
@@ -353,6 +355,7 @@ impl<V: ViewStore> Service<V> {
             filling: Batch::default(),
             ready: VecDeque::new(),
             leases: Leases::new(options.leases_max),
+            ahead: ahead::Ahead::default(),
             opens: Opens::default(),
             locks: Locks::default(),
             unacknowledged: BTreeMap::new(),

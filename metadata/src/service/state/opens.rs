@@ -25,6 +25,19 @@ impl Opens {
         self.total.contains_key(&inode)
     }
 
+    /// Does this session hold the inode open?
+    pub fn is_open_by(&self, session: SessionId, inode: InodeNumber) -> bool {
+        (self.by_session.get(&session)).is_some_and(|inodes| inodes.contains_key(&inode))
+    }
+
+    /// Does any session but this one hold the inode open?
+    pub fn is_open_by_other(&self, session: SessionId, inode: InodeNumber) -> bool {
+        let own = (self.by_session.get(&session)).and_then(|inodes| inodes.get(&inode));
+        self.total
+            .get(&inode)
+            .is_some_and(|total| *total > own.copied().unwrap_or(0))
+    }
+
     /// How many inodes a session holds open.
     pub fn count(&self, session: SessionId) -> usize {
         self.by_session.get(&session).map_or(0, BTreeMap::len)

@@ -144,6 +144,7 @@ impl<V: ViewStore> Service<V> {
             );
             return;
         }
+        self.ahead.waits(&held, waiting_for.keys());
         let id = WaitId(self.next_wait);
         self.next_wait += 1;
         for (other, number) in &waiting_for {

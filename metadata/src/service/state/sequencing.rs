@@ -1,6 +1,7 @@
 //! Requests of a session, in the order of their numbers, each mutation once.
 
 use twinshore_protocol::format::Durability;
+use twinshore_protocol::message::Delegated;
 use twinshore_protocol::operation::AllocateMode;
 use twinshore_protocol::{
     Attributes, Caller, Errno, ExtentSource, InodeNumber, Operation, Reply, RequestNumber, SessionId,
@@ -192,7 +193,7 @@ impl<V: ViewStore> Service<V> {
                     changes: Vec::new(),
                     opened,
                     directories: Vec::new(),
-                    delegated: Vec::new(),
+                    delegated: Delegated::default(),
                     replayed: true,
                 };
                 self.hold(depth, held);
@@ -221,7 +222,7 @@ impl<V: ViewStore> Service<V> {
             };
         }
         let depth = view.depth();
-        if self.waits_for_holders(id, number, &caller, &operation, &outcome) {
+        if self.waits_for_holders(id, number, &caller, &operation, &outcome)? {
             return Ok(());
         }
         if self.block(id, number, &caller, &operation, &outcome.result) {
@@ -375,7 +376,7 @@ impl<V: ViewStore> Service<V> {
             changes: Vec::new(),
             opened: None,
             directories: Vec::new(),
-            delegated: Vec::new(),
+            delegated: Delegated::default(),
             replayed: false,
         };
         self.release(failed, self.tail.position);

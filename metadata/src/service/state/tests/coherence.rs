@@ -432,3 +432,42 @@ fn after_a_restart_a_repeated_change_waits_for_those_who_had_been_told_of_it() {
     world.resume(&mut reader, Reclaim::default());
     assert!(world.reply(&writer, number).is_some());
 }
+
+#[test]
+fn who_removes_many_files_that_another_session_caches_does_not_wait_for_it_at_each_of_them() {
+    let mut world = World::new();
+    let (mut remover, mut reader) = (world.client(), world.client());
+    let names: Vec<String> = (0..40).map(|number| format!("file-{number}")).collect();
+    for name in &names {
+        let inode = world.create(&mut remover, name);
+        world.attributes(&mut reader, inode).unwrap();
+    }
+    world.acknowledge_all(&reader);
+    let listing = Operation::ReadDirectory {
+        directory: InodeNumber::ROOT,
+        after: 0,
+        limit: 100,
+        with_attributes: false,
+        until: None,
+    };
+    let Ok(Reply::Directory { entries, .. }) = world.get(&mut remover, listing) else {
+        panic!("it is listed");
+    };
+    let mut waited = 0;
+    for entry in entries {
+        let operation = Operation::Unlink {
+            parent: InodeNumber::ROOT,
+            name: entry.name,
+        };
+        let number = world.ask(&mut remover, operation);
+        if world.reply(&remover, number).is_none() {
+            waited += 1;
+            world.acknowledge_all(&reader);
+            assert!(matches!(
+                world.reply(&remover, number),
+                Some(Ok(Reply::Removed { .. }))
+            ));
+        }
+    }
+    assert!(waited < 12, "it waited for the reader {waited} times");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use twinshore_protocol::message::{ClientMessage, Hello, Reclaim, ServerMessage};
+use twinshore_protocol::message::{ClientMessage, Delegated, Hello, Reclaim, ServerMessage};
 use twinshore_protocol::operation::NewInode;
 use twinshore_protocol::{Caller, Errno, InodeNumber, Operation, Reply, RequestNumber, Timestamp};
 
@@ -42,8 +42,13 @@ fn create_in(client: &mut Client, parent: InodeNumber, text: &str) -> Operation 
     }
 }
 
-/// What a reply says is delegated.
+/// The directories that a reply says are delegated.
 fn delegated(world: &mut World, client: &Client, number: RequestNumber) -> Vec<InodeNumber> {
+    all_delegated(world, client, number).directories
+}
+
+/// What a reply says is delegated.
+fn all_delegated(world: &mut World, client: &Client, number: RequestNumber) -> Delegated {
     let mut told = None;
     for message in world.inbox(client.connection) {
         if let ServerMessage::Reply {
@@ -344,4 +349,90 @@ fn what_somebody_else_caches_or_has_to_drop_is_not_delegated() {
     let operation = create_in(&mut maker, directory, "last");
     let number = world.ask(&mut maker, operation);
     assert_eq!(delegated(&mut world, &maker, number), [directory]);
+}
+
+/// A file that the client makes in a directory.
+fn file_in(world: &mut World, client: &mut Client, directory: InodeNumber, text: &str) -> InodeNumber {
+    let operation = create_in(client, directory, text);
+    match world.get(client, operation) {
+        Ok(Reply::Created { attributes, .. }) => attributes.inode,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The files that the client is told to be sole when it looks one up.
+fn sole(world: &mut World, client: &mut Client, parent: InodeNumber, text: &str) -> Vec<InodeNumber> {
+    let operation = Operation::Lookup {
+        parent,
+        name: name(text),
+    };
+    let number = world.ask(client, operation);
+    all_delegated(world, client, number).sole
+}
+
+#[test]
+fn a_file_that_nobody_else_holds_anything_of_is_told_to_be_sole() {
+    let mut world = World::new();
+    let mut maker = mount(&mut world);
+    let directory = delegated_directory(&mut world, &mut maker, "d");
+    let file = file_in(&mut world, &mut maker, directory, "f");
+    assert_eq!(sole(&mut world, &mut maker, directory, "f"), [file]);
+    let list = Operation::ReadDirectory {
+        directory,
+        after: 0,
+        limit: 100,
+        with_attributes: true,
+        until: None,
+    };
+    let number = world.ask(&mut maker, list);
+    let told = all_delegated(&mut world, &maker, number);
+    assert_eq!((told.directories, told.sole), (vec![directory], vec![file]));
+}
+
+#[test]
+fn who_asks_for_a_sole_file_by_its_number_waits_for_its_directory() {
+    let mut world = World::new();
+    let (mut maker, mut other) = (mount(&mut world), mount(&mut world));
+    let directory = delegated_directory(&mut world, &mut maker, "d");
+    let file = file_in(&mut world, &mut maker, directory, "f");
+    assert_eq!(sole(&mut world, &mut maker, directory, "f"), [file]);
+    let asked = world.ask(&mut other, get_attributes(file));
+    assert_eq!(world.reply(&other, asked), None);
+    let recall = the_recall(&mut world, &maker, directory);
+    let unlink = Operation::Unlink {
+        parent: directory,
+        name: name("f"),
+    };
+    answered(&mut world, &mut maker, wall(Duration::from_millis(5)), unlink);
+    world.message(&maker, ClientMessage::Returned { number: recall });
+    match world.reply(&other, asked) {
+        Some(Ok(Reply::Attributes(attributes))) => assert_eq!(attributes.links, 0, "its maker has it open"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_somebody_else_has_open_is_not_sole_and_its_holder_does_not_wait() {
+    let mut world = World::new();
+    let (mut maker, mut other) = (mount(&mut world), mount(&mut world));
+    let directory = delegated_directory(&mut world, &mut maker, "d");
+    let file = file_in(&mut world, &mut maker, directory, "f");
+    let open = Operation::Open {
+        inode: file,
+        truncate: false,
+    };
+    let opened = world.ask(&mut other, open);
+    let recall = the_recall(&mut world, &maker, directory);
+    world.message(&maker, ClientMessage::Returned { number: recall });
+    assert!(matches!(world.reply(&other, opened), Some(Ok(_))));
+    let operation = create_in(&mut maker, directory, "g");
+    let number = world.ask(&mut maker, operation);
+    assert_eq!(
+        delegated(&mut world, &maker, number),
+        [directory],
+        "nobody else holds anything of its names"
+    );
+    assert!(sole(&mut world, &mut maker, directory, "f").is_empty());
+    let asked = world.ask(&mut other, get_attributes(file));
+    assert!(world.reply(&other, asked).is_some());
 }
