@@ -481,6 +481,11 @@ pub struct MountArguments {
     /// where. Needs no privilege, stays in the foreground, and cannot unmount.
     #[arg(long, requires = "foreground")]
     pub device_from_stdin: bool,
+    /// Keep in this file, which should lie in memory, what another process needs to go on with the mount when this one has ended, however it
+    /// ends. If an earlier process has left something in it, this one goes on from there: the device must be the same, and that process
+    /// must have ended. Asked to stop, the process then writes everything out, and leaves the rest to the next one.
+    #[arg(long, requires = "device_from_stdin", value_name = "FILE")]
+    pub logbook: Option<PathBuf>,
     /// Write logs to this file when in the background.
     #[arg(long, value_name = "FILE", default_value = "/var/log/twinshore.log")]
     pub log_file: PathBuf,

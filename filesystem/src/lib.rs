@@ -2,5 +2,6 @@
 
 pub mod cache;
 pub mod fuse;
+pub mod logbook;
 pub mod mount;
 pub mod vfs;

@@ -6,30 +6,34 @@
 //! says that the mount is usable, or has failed. Secrets reach it through its environment, never through its arguments.
 //!
 //! With `--device-from-stdin` the mount exists already: asked to stop, the process writes everything out and ends, and programs that still use the
-//! mount get errors until whoever made it unmounts it.
+//! mount get errors until whoever made it unmounts it. With `--logbook` besides they wait instead, for the next process that gets the same
+//! device and the same file.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use twinshore_filesystem::cache::{DiskCacheOptions, TieredCache};
 use twinshore_filesystem::fuse::KernelNotifier;
+use twinshore_filesystem::logbook::{Legacy, Logbook};
 use twinshore_filesystem::mount::{self, MountOptions};
-use twinshore_filesystem::vfs::{Surroundings, TaskRunner, Vfs, VfsOptions};
+use twinshore_filesystem::vfs::{Resumed, Surroundings, TaskRunner, Vfs, VfsOptions};
 use twinshore_protocol::format::VolumeFormat;
 use twinshore_protocol::message::{Role, SessionDescription};
 use twinshore_protocol::replication::Task;
-use twinshore_protocol::session::SessionOptions;
+use twinshore_protocol::session::{SessionOptions, Transport};
 use twinshore_protocol::{FileName, Side, Timestamp};
 use twinshore_replication::{Replicator, ReplicatorOptions};
+use twinshore_storage::pair::BucketPair;
 
 use super::client::{Client, description};
 use super::status;
-use crate::arguments::MountArguments;
+use crate::arguments::{BucketArguments, MountArguments};
 use crate::buckets;
 use crate::error::CommandError;
 
@@ -41,6 +45,12 @@ const READY_LINE: &str = "mount: ready";
 
 /// Tells the process in the background that its parent waits for [`READY_LINE`].
 const BACKGROUND_VARIABLE: &str = "TWINSHORE_MOUNT_BACKGROUND";
+
+/// How long the last process of a mount may take to be gone.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often it is looked for: short against the pause that programs notice.
+const PREDECESSOR_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Objects that a mount copies at a time besides its own work.
 const COPIES_IN_PARALLEL: usize = 4;
@@ -159,23 +169,32 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
         .build()
         .map_err(CommandError::failed("start the asynchronous runtime"))?;
     let notifier = KernelNotifier::start().map_err(CommandError::failed("start the notifier"))?;
-    let Connected { vfs, format } = runtime.block_on(connect(arguments, Arc::clone(&notifier)))?;
-    let options = MountOptions {
+    let (logbook, legacy) = open_logbook(arguments)?;
+    let ready = || println!("{READY_LINE}");
+    let handle = runtime.handle();
+    let options = |format: VolumeFormat| MountOptions {
         read_only: arguments.read_only,
         ..MountOptions::new(&arguments.mount_point, format.name)
     };
-    let ready = || println!("{READY_LINE}");
-    let handle = runtime.handle();
-    let result = if arguments.device_from_stdin {
-        let device = std::io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(CommandError::failed("take over the device"))?;
-        runtime.spawn(end_when_asked(vfs.clone()));
-        mount::run_on(device, vfs, &notifier, handle, &options, ready)
+    let result = if let (Some(logbook), Some(legacy)) = (&logbook, legacy) {
+        let device = device_from_stdin()?;
+        let offer = legacy.offer;
+        let format = legacy.resumption.format.clone();
+        let prepared = runtime.block_on(prepare(arguments, format, Arc::clone(&notifier), Some(logbook)))?;
+        let (resumed, format) = runtime.block_on(async { prepared.resume(logbook, legacy) });
+        runtime.spawn(end_when_asked(resumed.vfs.clone()));
+        mount::run_resumed(device, offer, resumed, &notifier, handle, &options(format), ready)
     } else {
-        runtime.spawn(unmount_when_asked(vfs.clone(), arguments.mount_point.clone()));
-        mount::run(vfs, &notifier, handle, &options, ready)
+        let Connected { vfs, format } =
+            runtime.block_on(connect(arguments, Arc::clone(&notifier), logbook.as_ref()))?;
+        if arguments.device_from_stdin {
+            let device = device_from_stdin()?;
+            runtime.spawn(end_when_asked(vfs.clone()));
+            mount::run_on(device, vfs, &notifier, handle, &options(format), ready)
+        } else {
+            runtime.spawn(unmount_when_asked(vfs.clone(), arguments.mount_point.clone()));
+            mount::run(vfs, &notifier, handle, &options(format), ready)
+        }
     };
     result.map_err(CommandError::failed(format!(
         "mount at {}",
@@ -183,9 +202,49 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
     )))
 }
 
-/// Writes everything out and ends the process, which alone would wait for somebody to unmount.
+fn device_from_stdin() -> Result<OwnedFd, CommandError> {
+    std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(CommandError::failed("take over the device"))
+}
+
+/// What is kept for a process after this one, and what the one before it has left.
+fn open_logbook(arguments: &MountArguments) -> Result<(Option<Arc<Logbook>>, Option<Legacy>), CommandError> {
+    let Some(path) = &arguments.logbook else {
+        return Ok((None, None));
+    };
+    let what = || format!("open the logbook {}", path.display());
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(CommandError::failed(what()))?;
+    // A process that has been killed may still be ending: it has the lock until its descriptors are closed.
+    let began = Instant::now();
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK || began.elapsed() > PREDECESSOR_LIMIT {
+            let what = format!("{}: another process still has it", what());
+            return Err(CommandError::failed(what)(std::io::Error::from(error)));
+        }
+        std::thread::sleep(PREDECESSOR_INTERVAL);
+    }
+    // Whoever keeps the device starts another process when it is itself replaced: two must never serve it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| CommandError::failed(what())(std::io::Error::from(error)))?;
+    let (logbook, legacy) = Logbook::open(file.into()).map_err(CommandError::failed(what()))?;
+    // Of what is overwritten again and again, more is recorded than is unwritten.
+    logbook.set_limit(arguments.buffer_size);
+    Ok((Some(logbook), legacy))
+}
+
+/// Writes everything out and ends the process, which alone would wait for somebody to unmount. What a logbook is kept for goes on in the next
+/// process: the session stays open.
 async fn end_when_asked(vfs: Vfs) {
     if flush_when_asked(&vfs).await {
+        if vfs.logbook().is_some() {
+            std::process::exit(0);
+        }
         if let Err(errno) = vfs.shut_down().await {
             tracing::error!(%errno, "what was written at the very end could not be stored");
             std::process::exit(1);
@@ -238,11 +297,92 @@ struct Connected {
 async fn connect(
     arguments: &MountArguments,
     notifier: Arc<KernelNotifier>,
+    logbook: Option<&Arc<Logbook>>,
 ) -> Result<Connected, CommandError> {
     let client =
         Client::connect_patiently(Role::Client, &arguments.service, arguments.patience, "mount").await?;
     let format = status::fetch(&client).await?.format;
     client.close().await;
+    prepare(arguments, format, notifier, logbook)
+        .await?
+        .connect()
+        .await
+}
+
+/// All that a file system needs but its session.
+struct Prepared {
+    arguments: BucketArguments,
+    transport: Arc<dyn Transport>,
+    session: SessionOptions,
+    surroundings: Surroundings,
+    options: VfsOptions,
+    pair: BucketPair,
+    replicator: Replicator,
+    format: VolumeFormat,
+    formats: watch::Receiver<VolumeFormat>,
+}
+
+impl Prepared {
+    async fn connect(self) -> Result<Connected, CommandError> {
+        let Self {
+            arguments,
+            transport,
+            session,
+            surroundings,
+            options,
+            pair,
+            replicator,
+            format,
+            formats,
+        } = self;
+        let vfs = Vfs::connect(transport, session, surroundings, options)
+            .await
+            .map_err(CommandError::failed("open the volume"))?;
+        serve_beside(&vfs, replicator, pair, arguments, formats);
+        Ok(Connected { vfs, format })
+    }
+
+    fn resume(
+        self,
+        logbook: &Arc<Logbook>,
+        legacy: Legacy,
+    ) -> (Resumed<impl Future<Output = ()> + Send + use<>>, VolumeFormat) {
+        let Self {
+            arguments,
+            transport,
+            session,
+            surroundings,
+            options,
+            pair,
+            replicator,
+            format,
+            formats,
+        } = self;
+        let resumed = Vfs::resume(transport, session, surroundings, options, logbook, legacy);
+        serve_beside(&resumed.vfs, replicator, pair, arguments, formats);
+        (resumed, format)
+    }
+}
+
+/// What a mount does besides: copies between the buckets, and follows changed settings and keys.
+fn serve_beside(
+    vfs: &Vfs,
+    replicator: Replicator,
+    pair: BucketPair,
+    arguments: BucketArguments,
+    formats: watch::Receiver<VolumeFormat>,
+) {
+    let session = vfs.session().clone();
+    tokio::spawn(async move { replicator.run(session).await });
+    tokio::spawn(buckets::follow(pair, arguments, formats));
+}
+
+async fn prepare(
+    arguments: &MountArguments,
+    format: VolumeFormat,
+    notifier: Arc<KernelNotifier>,
+    logbook: Option<&Arc<Logbook>>,
+) -> Result<Prepared, CommandError> {
     let near = if arguments.flip {
         Side::Target
     } else {
@@ -306,16 +446,20 @@ async fn connect(
         subdirectory: subdirectory(arguments.subdir.as_deref())?,
         buffer_size_bytes: arguments.buffer_size / 3,
         readahead_total_bytes: arguments.buffer_size / 3,
+        logbook: logbook.cloned(),
         ..VfsOptions::new(Arc::new(wall_clock))
     };
-    let transport = super::transport(&arguments.service)?;
-    let vfs = Vfs::connect(transport, session, surroundings, options)
-        .await
-        .map_err(CommandError::failed("open the volume"))?;
-    let replication_session = vfs.session().clone();
-    tokio::spawn(async move { replicator.run(replication_session).await });
-    tokio::spawn(buckets::follow(pair, arguments.buckets.clone(), formats));
-    Ok(Connected { vfs, format })
+    Ok(Prepared {
+        arguments: arguments.buckets.clone(),
+        transport: super::transport(&arguments.service)?,
+        session,
+        surroundings,
+        options,
+        pair,
+        replicator,
+        format,
+        formats,
+    })
 }
 
 fn subdirectory(path: Option<&str>) -> Result<Vec<FileName>, CommandError> {

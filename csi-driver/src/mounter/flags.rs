@@ -19,6 +19,8 @@ pub struct Directories<'a> {
     pub secret: &'a Path,
     /// For its disk cache.
     pub cache: &'a Path,
+    /// Its logbook.
+    pub logbook: &'a Path,
 }
 
 /// The arguments.
@@ -34,6 +36,7 @@ pub fn arguments(
         .map(str::to_owned)
         .to_vec();
     let mut add = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+    add("--logbook", directories.logbook.display().to_string());
     add("--metadata", config.endpoint.clone());
     add("--tls-ca", file(AUTHORITY_KEY));
     add("--tls-cert", file(CERTIFICATE_KEY));
@@ -122,6 +125,7 @@ mod tests {
         let directories = Directories {
             secret: Path::new("/run/s"),
             cache: Path::new("/cache/c"),
+            logbook: Path::new("/proc/1/fd/9"),
         };
         arguments(secret, "node-1", "/mnt", directories).join(" ")
     }
@@ -130,7 +134,7 @@ mod tests {
     fn the_target_region_mounts_flipped_with_both_buckets_and_no_secret_is_an_argument() {
         let line = line(&secret(true, 5));
         for part in [
-            "mount --foreground --device-from-stdin --metadata https://service:7700 --tls-ca /run/s/ca.crt",
+            "mount --foreground --device-from-stdin --logbook /proc/1/fd/9 --metadata https://service:7700 --tls-ca /run/s/ca.crt",
             "--node west/node-1",
             "--buffer-size 1000B --cache-dir /cache/c --cache-size 5B --credentials-file /run/s/credentials --bucket http://s3.east/documents",
             "--bucket2 http://s3.west/documents --addressing-style2 path --flip /mnt",

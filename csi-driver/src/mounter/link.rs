@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::kept::Kept;
 use super::message::{Command, Event, MountKey, Request, SecretData, VERSION};
 use super::socket::{Listener, Socket};
 use crate::error::CallError;
@@ -37,6 +37,8 @@ struct State {
     line_number: u64,
     answers: HashMap<u64, oneshot::Sender<Result<(), String>>>,
     mounts: HashSet<MountKey>,
+    /// What it takes to go on with the mounts when the mounter is gone.
+    kept: HashMap<MountKey, Arc<Kept>>,
 }
 
 impl Link {
@@ -87,6 +89,7 @@ impl Link {
             state.mounts = mounts.into_iter().collect();
             state.line_number
         };
+        // It says what it keeps of what it serves before anything else.
         self.0.connected.notify_waiters();
         let result = self.listen(&socket).await;
         let mut state = self.state();
@@ -99,9 +102,14 @@ impl Link {
     }
 
     async fn listen(&self, socket: &Socket) -> io::Result<()> {
-        while let Some((event, _)) = socket.receive::<Event>().await? {
+        while let Some((event, descriptors)) = socket.receive::<Event>().await? {
             match event {
                 Event::Hello { .. } => {}
+                Event::Kept { key } => {
+                    if let Some(kept) = Kept::received(descriptors) {
+                        self.state().kept.insert(key, Arc::new(kept));
+                    }
+                }
                 Event::Answer { number, result } => {
                     let answer = self.state().answers.remove(&number);
                     if let Some(answer) = answer {
@@ -110,8 +118,11 @@ impl Link {
                     }
                 }
                 Event::Ended { key, how } => {
-                    tracing::warn!(key, how, "a mount process has ended");
-                    self.state().mounts.remove(&key);
+                    tracing::warn!(key, how, "a mount has ended");
+                    let mut state = self.state();
+                    state.mounts.remove(&key);
+                    // With the last copy of the device the connection ends: programs get an error instead of waiting.
+                    state.kept.remove(&key);
                 }
             }
         }
@@ -124,6 +135,40 @@ impl Link {
         state.line.is_some().then(|| state.mounts.clone())
     }
 
+    /// Waits until a mounter is connected that does not serve all of what is kept here, and answers what that is.
+    pub async fn something_left(&self) -> Vec<MountKey> {
+        loop {
+            let connected = self.0.connected.notified();
+            tokio::pin!(connected);
+            connected.as_mut().enable();
+            let left = self.left();
+            if !left.is_empty() {
+                return left;
+            }
+            connected.await;
+        }
+    }
+
+    /// What is kept here and not served by the mounter that is connected, if one is.
+    pub fn left(&self) -> Vec<MountKey> {
+        let state = self.state();
+        if state.line.is_none() {
+            return Vec::new();
+        }
+        let left = state.kept.keys().filter(|key| !state.mounts.contains(*key));
+        left.cloned().collect()
+    }
+
+    /// What is kept of a mount.
+    pub fn kept(&self, key: &MountKey) -> Option<Arc<Kept>> {
+        self.state().kept.get(key).cloned()
+    }
+
+    /// The mount is gone: nothing is kept of it.
+    pub fn forget(&self, key: &MountKey) {
+        self.state().kept.remove(key);
+    }
+
     /// Has a mount served.
     pub async fn start(
         &self,
@@ -131,7 +176,7 @@ impl Link {
         mount_point: &Path,
         node: &str,
         secret: SecretData,
-        device: OwnedFd,
+        kept: Arc<Kept>,
     ) -> Result<(), CallError> {
         let command = Command::Start {
             key: key.clone(),
@@ -139,8 +184,10 @@ impl Link {
             node: node.to_owned(),
             secret,
         };
-        self.ask(command, Some(device)).await?;
-        self.state().mounts.insert(key.clone());
+        self.ask(command, Some(&kept)).await?;
+        let mut state = self.state();
+        state.mounts.insert(key.clone());
+        state.kept.insert(key.clone(), kept);
         Ok(())
     }
 
@@ -179,7 +226,7 @@ impl Link {
         })
     }
 
-    async fn ask(&self, command: Command, device: Option<OwnedFd>) -> Result<(), CallError> {
+    async fn ask(&self, command: Command, kept: Option<&Kept>) -> Result<(), CallError> {
         let line = self.line().await?;
         let (sender, receiver) = oneshot::channel();
         let number = {
@@ -189,13 +236,11 @@ impl Link {
             state.answers.insert(number, sender);
             number
         };
-        let sent = line
-            .send(
-                &Request { number, command },
-                device.as_ref().map(|device| device.as_fd()),
-            )
-            .await;
-        drop(device);
+        let request = Request { number, command };
+        let sent = match kept {
+            Some(kept) => line.send(&request, &kept.descriptors()).await,
+            None => line.send(&request, &[]).await,
+        };
         if let Err(error) = sent {
             self.state().answers.remove(&number);
             return Err(CallError::unavailable(
@@ -245,9 +290,10 @@ mod tests {
         let mounts = Arc::new(Mounts::new(OsString::from("true"), directories));
         let mounter = tokio::spawn(crate::mounter::run(path.clone(), mounts));
         let key = "team/documents".to_owned();
-        let device = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let device = std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let kept = Arc::new(Kept::new(device).unwrap());
         let secret = SecretData(BTreeMap::new());
-        let refused = link.start(&key, Path::new("/mnt"), "node", secret, device).await;
+        let refused = link.start(&key, Path::new("/mnt"), "node", secret, kept).await;
         assert_eq!(refused.unwrap_err().to_string(), "the key config.json is missing");
         assert_eq!(link.mounts(), Some(HashSet::new()));
         // What is not served is finished already.

@@ -3,16 +3,18 @@
 //! # Flow
 //!
 //! 1. The mounter connects to the plugin's socket, which only the plugin can make in that directory, and says which mounts it serves (`Hello`).
-//! 2. The plugin sends requests, each with a number; `Start` carries the open `/dev/fuse` of a mount that the plugin has just made.
-//! 3. The mounter answers each with its number, in any order, and tells when a mount process has ended (`Ended`).
-//! 4. When the line breaks, the mounter goes on serving what it serves, and connects again: to the next plugin.
+//! 2. The mounter sends what it keeps of each (`Kept`, with the open `/dev/fuse` and the logbook), so that a plugin that has just begun has a copy.
+//! 3. The plugin sends requests, each with a number; `Start` carries the open `/dev/fuse` of a mount and its logbook: of one that the plugin has just
+//!    made, or of one that another mounter has served.
+//! 4. The mounter answers each with its number, in any order, and tells when a mount process has ended (`Ended`).
+//! 5. When the line breaks, the mounter goes on serving what it serves, and connects again: to the next plugin.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages. The plugin refuses another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A volume's mount on this node: `<namespace>/<name>` of its resource.
 pub type MountKey = String;
@@ -39,7 +41,7 @@ pub struct Request {
 /// What the plugin asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Serve a mount, whose device comes with this message. Answered when it can be used.
+    /// Serve a mount, whose device and logbook come with this message. Answered when it can be used.
     Start {
         /// Which.
         key: MountKey,
@@ -86,7 +88,12 @@ pub enum Event {
         /// Done, or why not.
         result: Result<(), String>,
     },
-    /// A mount process has ended.
+    /// What is kept of a mount comes with this message.
+    Kept {
+        /// Which.
+        key: MountKey,
+    },
+    /// A mount has ended, or cannot be gone on with.
     Ended {
         /// Which.
         key: MountKey,

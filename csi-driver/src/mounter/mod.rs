@@ -6,14 +6,18 @@
 //!
 //! # Failure cases
 //!
-//! A mount process that ends before its mount leaves the mount dead: programs get `ENOTCONN`, and the plugin mounts anew when the next pod needs the volume.
-//! The same happens to all mounts when the mounter's pod ends: their processes write everything out first.
+//! *A mount process ends before its mount*: another one goes on with the same device and logbook ([`kept`]); programs notice a pause. *It fails again and again*: the
+//! device is closed, here and at the plugin, so that programs get `ENOTCONN` instead of waiting; the plugin mounts anew when the next pod needs the volume.
+//! *The mounter ends*: its processes write everything out and end; the plugin has copies of all descriptors, and gives them to the next mounter.
+//! *Plugin and mounter end at the same time*: the last descriptor is closed, and all mounts are dead.
 
 mod flags;
+pub mod kept;
 pub mod link;
 mod message;
 mod mounts;
 mod process;
+mod restarts;
 mod socket;
 
 use std::path::PathBuf;
@@ -22,6 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use self::kept::Kept;
 use self::message::{Command, Event, Request, VERSION};
 pub use self::message::{MountKey, SecretData};
 pub use self::mounts::{Directories, Mounts};
@@ -58,25 +63,29 @@ pub async fn run(plugin: PathBuf, mounts: Arc<Mounts>) {
 
 async fn serve(socket: &Socket, mounts: &Arc<Mounts>) -> std::io::Result<()> {
     let (events, mut waiting) = mpsc::channel(EVENTS_MAX);
-    let served = mounts.tell(events.clone());
+    let kept = mounts.tell(events.clone());
+    let served: Vec<MountKey> = kept.iter().map(|(key, _)| key.clone()).collect();
     tracing::info!(mounts = served.len(), "connected to the plugin");
     let hello = Event::Hello {
         version: VERSION,
         mounts: served,
     };
-    socket.send(&hello, None).await?;
+    socket.send(&hello, &[]).await?;
+    for (key, kept) in kept {
+        socket.send(&Event::Kept { key }, &kept.descriptors()).await?;
+    }
     loop {
         tokio::select! {
             received = socket.receive::<Request>() => {
-                let Some((request, device)) = received? else { return Ok(()) };
+                let Some((request, descriptors)) = received? else { return Ok(()) };
                 let mounts = Arc::clone(mounts);
                 let events = events.clone();
                 tokio::spawn(async move {
                     let Request { number, command } = request;
                     let result = match command {
-                        Command::Start { key, mount_point, node, secret } => match device {
-                            Some(device) => mounts.start(key, &mount_point, &node, &secret, device).await,
-                            None => Err("a mount without its device".to_owned()),
+                        Command::Start { key, mount_point, node, secret } => match Kept::received(descriptors) {
+                            Some(kept) => mounts.start(key, &mount_point, &node, &secret, kept).await,
+                            None => Err("a mount without its device and its logbook".to_owned()),
                         },
                         Command::Renew { key, secret } => mounts.renew(&key, &secret),
                         Command::Finish { key } => mounts.finish(&key).await,
@@ -86,7 +95,10 @@ async fn serve(socket: &Socket, mounts: &Arc<Mounts>) -> std::io::Result<()> {
                     let _ = events.send(Event::Answer { number, result }).await;
                 });
             }
-            Some(event) = waiting.recv() => socket.send(&event, None).await?,
+            Some(event) = waiting.recv() => socket.send(&event, &[]).await?,
         }
     }
 }
+
+#[cfg(test)]
+mod keeping_tests;

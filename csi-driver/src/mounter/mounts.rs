@@ -4,22 +4,24 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use twinshore_crds::client_secret::{
     AUTHORITY_KEY, BUCKET_CA_KEY, CERTIFICATE_KEY, CREDENTIALS_KEY, CREDENTIALS2_KEY, PRIVATE_KEY_KEY,
     PartSecret,
 };
 
 use super::flags;
+use super::kept::Kept;
 use super::message::{Event, MountKey, SecretData};
-use super::process::Process;
+use super::process::{Ended, Process};
+use super::restarts::Restarts;
 
 /// The files that a mount process reads, and reads again when they change.
 const FILES: [&str; 6] = [
@@ -48,12 +50,34 @@ pub struct Mounts {
     program: OsString,
     directories: Directories,
     processes: Mutex<HashMap<MountKey, State>>,
+    /// All processes have been asked to end, and are followed by nobody here.
+    is_ending: AtomicBool,
     line: Mutex<Option<mpsc::Sender<Event>>>,
 }
 
 enum State {
     Starting,
-    Serving(Process),
+    Serving(Serving),
+}
+
+/// A mount that is served.
+#[derive(Clone)]
+struct Serving {
+    /// Of several one after the other, the present one.
+    process: Process,
+    kept: Arc<Kept>,
+    /// Its process is not followed by another one.
+    is_over: Arc<AtomicBool>,
+    /// Set when the last process has ended.
+    ended: watch::Receiver<bool>,
+}
+
+/// What it takes to start a process for a mount.
+struct Plan {
+    key: MountKey,
+    arguments: Vec<String>,
+    secrets: PathBuf,
+    kept: Arc<Kept>,
 }
 
 impl Mounts {
@@ -63,17 +87,20 @@ impl Mounts {
             program,
             directories,
             processes: Mutex::default(),
+            is_ending: AtomicBool::new(false),
             line: Mutex::default(),
         }
     }
 
-    /// Tells a plugin from now on what ends. What is served now.
-    pub fn tell(&self, line: mpsc::Sender<Event>) -> Vec<MountKey> {
+    /// Tells a plugin from now on what ends. What is served now, and what is kept of it.
+    pub fn tell(&self, line: mpsc::Sender<Event>) -> Vec<(MountKey, Arc<Kept>)> {
         *lock(&self.line) = Some(line);
         lock(&self.processes)
             .iter()
-            .filter(|(_, state)| matches!(state, State::Serving(_)))
-            .map(|(key, _)| key.clone())
+            .filter_map(|(key, state)| match state {
+                State::Serving(serving) => Some((key.clone(), Arc::clone(&serving.kept))),
+                State::Starting => None,
+            })
             .collect()
     }
 
@@ -84,7 +111,7 @@ impl Mounts {
         mount_point: &str,
         node: &str,
         data: &SecretData,
-        device: OwnedFd,
+        kept: Kept,
     ) -> Result<(), String> {
         let secret = parse(data)?;
         let name = directory_name(&key)?;
@@ -92,6 +119,9 @@ impl Mounts {
         let cache = self.directories.cache.join(&name);
         {
             let mut processes = lock(&self.processes);
+            if self.is_ending.load(Ordering::Acquire) {
+                return Err("this mounter is ending".to_owned());
+            }
             if processes.contains_key(&key) {
                 return Err(format!("{key} is served already"));
             }
@@ -101,37 +131,112 @@ impl Mounts {
             write_files(&secrets, data)
                 .map_err(|error| format!("cannot write to {}: {error}", secrets.display()))?;
             make_directory(&cache).map_err(|error| format!("cannot make {}: {error}", cache.display()))?;
+            let logbook = kept.logbook_path();
             let directories = flags::Directories {
                 secret: &secrets,
                 cache: &cache,
+                logbook: Path::new(&logbook),
             };
-            let arguments = flags::arguments(&secret, node, mount_point, directories);
-            Process::start(&self.program, &arguments, &key, device).await
+            let plan = Plan {
+                key: key.clone(),
+                arguments: flags::arguments(&secret, node, mount_point, directories),
+                secrets: secrets.clone(),
+                kept: Arc::new(kept),
+            };
+            let process = self.start_process(&plan).await?;
+            Ok::<_, String>((plan, process))
         }
         .await;
-        let mut process = match started {
-            Ok(process) => process,
+        let (plan, process) = match started {
+            Ok(started) => started,
             Err(reason) => {
                 lock(&self.processes).remove(&key);
                 return Err(reason);
             }
         };
-        lock(&self.processes).insert(key.clone(), State::Serving(process.clone()));
-        let mounts = Arc::clone(self);
-        tokio::spawn(async move {
-            let how = process.wait_for_end().await;
-            lock(&mounts.processes).remove(&key);
-            // Keys of a volume that is not mounted have no business here.
-            if let Err(error) = fs::remove_dir_all(&secrets) {
-                tracing::warn!("cannot remove {}: {error}", secrets.display());
-            }
-            tracing::info!(key, how, "a mount process has ended");
-            let line = lock(&mounts.line).clone();
-            if let Some(line) = line {
-                let _ = line.send(Event::Ended { key, how }).await;
-            }
-        });
+        let (says_ended, ended) = watch::channel(false);
+        let serving = Serving {
+            process,
+            kept: Arc::clone(&plan.kept),
+            is_over: Arc::default(),
+            ended,
+        };
+        lock(&self.processes).insert(key, State::Serving(serving.clone()));
+        tokio::spawn(Arc::clone(self).serve(plan, serving, says_ended));
         Ok(())
+    }
+
+    async fn start_process(&self, plan: &Plan) -> Result<Process, String> {
+        let device = plan.kept.device();
+        let device = device.map_err(|error| format!("cannot hand the device over: {error}"))?;
+        Process::start(&self.program, &plan.arguments, &plan.key, device).await
+    }
+
+    /// Has one process follow the other until the mount is over.
+    async fn serve(self: Arc<Self>, plan: Plan, mut serving: Serving, says_ended: watch::Sender<bool>) {
+        let mut restarts = Restarts::default();
+        let mut ready = Some(Instant::now());
+        let mut ended = serving.process.wait_for_end().await;
+        loop {
+            if ended.successfully
+                || self.is_ending.load(Ordering::Acquire)
+                || serving.is_over.load(Ordering::Acquire)
+            {
+                break;
+            }
+            let key = &plan.key;
+            let Some(pause) = restarts.ended(ready, Instant::now()) else {
+                tracing::error!(
+                    key,
+                    how = ended.how,
+                    "mount processes fail again and again: the mount is given up"
+                );
+                break;
+            };
+            tracing::warn!(
+                key,
+                how = ended.how,
+                "a mount process has ended: another one goes on"
+            );
+            tokio::time::sleep(pause).await;
+            ended = match self.start_process(&plan).await {
+                Ok(process) => {
+                    ready = Some(Instant::now());
+                    serving.process = process;
+                    lock(&self.processes).insert(key.clone(), State::Serving(serving.clone()));
+                    if serving.is_over.load(Ordering::Acquire) {
+                        // Asked for while there was no process.
+                        serving.process.kill();
+                    }
+                    serving.process.wait_for_end().await
+                }
+                Err(how) => {
+                    ready = None;
+                    Ended {
+                        successfully: false,
+                        how,
+                    }
+                }
+            };
+        }
+        let Plan { key, secrets, .. } = plan;
+        lock(&self.processes).remove(&key);
+        // Keys of a volume that is not mounted have no business here.
+        if let Err(error) = fs::remove_dir_all(&secrets) {
+            tracing::warn!("cannot remove {}: {error}", secrets.display());
+        }
+        let how = ended.how;
+        tracing::info!(key, how, "a mount has ended here");
+        says_ended.send_replace(true);
+        // What another mounter goes on with has not ended.
+        if self.is_ending.load(Ordering::Acquire) {
+            return;
+        }
+        let line = lock(&self.line).clone();
+        if let Some(line) = line {
+            // A plugin that has gone hears it from the next list.
+            let _ = line.send(Event::Ended { key, how }).await;
+        }
     }
 
     /// New keys and certificates: the process reads them by itself.
@@ -145,9 +250,9 @@ impl Mounts {
             .map_err(|error| format!("cannot write to {}: {error}", directory.display()))
     }
 
-    fn serving(&self, key: &MountKey) -> Result<Option<Process>, String> {
+    fn serving(&self, key: &MountKey) -> Result<Option<Serving>, String> {
         match lock(&self.processes).get(key) {
-            Some(State::Serving(process)) => Ok(Some(process.clone())),
+            Some(State::Serving(serving)) => Ok(Some(serving.clone())),
             Some(State::Starting) => Err(format!("{key} is just being started")),
             None => Ok(None),
         }
@@ -155,10 +260,10 @@ impl Mounts {
 
     /// Waits until a mount that is gone has been written out.
     pub async fn finish(&self, key: &MountKey) -> Result<(), String> {
-        let Some(mut process) = self.serving(key)? else {
+        let Some(mut serving) = self.serving(key)? else {
             return Ok(());
         };
-        match tokio::time::timeout(FINISH_LIMIT, process.wait_for_end()).await {
+        match tokio::time::timeout(FINISH_LIMIT, serving.ended.wait_for(|ended| *ended)).await {
             Ok(_) => Ok(()),
             Err(_) => Err(format!("{key} still writes what was buffered")),
         }
@@ -166,27 +271,32 @@ impl Mounts {
 
     /// Ends a process whose mount can no longer be used.
     pub async fn kill(&self, key: &MountKey) -> Result<(), String> {
-        if let Some(mut process) = self.serving(key)? {
-            process.kill();
-            process.wait_for_end().await;
+        if let Some(mut serving) = self.serving(key)? {
+            serving.is_over.store(true, Ordering::Release);
+            serving.process.kill();
+            // An error means that it has ended.
+            let _ = serving.ended.wait_for(|ended| *ended).await;
         }
         Ok(())
     }
 
-    /// Has all of them write everything and end.
+    /// Has all of them write everything and end. Who has copies of the descriptors goes on with them.
     pub async fn terminate_all(&self) {
-        let processes: Vec<Process> = lock(&self.processes)
-            .values()
-            .filter_map(|state| match state {
-                State::Serving(process) => Some(process.clone()),
+        let all: Vec<Serving> = {
+            let processes = lock(&self.processes);
+            self.is_ending.store(true, Ordering::Release);
+            let serving = processes.values().filter_map(|state| match state {
+                State::Serving(serving) => Some(serving.clone()),
                 State::Starting => None,
-            })
-            .collect();
-        for process in &processes {
-            process.terminate();
+            });
+            serving.collect()
+        };
+        for serving in &all {
+            serving.process.terminate();
         }
-        for mut process in processes {
-            process.wait_for_end().await;
+        for mut serving in all {
+            // An error means that it has ended.
+            let _ = serving.ended.wait_for(|ended| *ended).await;
         }
     }
 }

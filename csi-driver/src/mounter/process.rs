@@ -1,7 +1,7 @@
 //! One mount process: started with a device, watched, ended.
 //!
-//! States: *starting* (it has not said that it is ready), *serving*, *ended*. It ends by itself when its mount is gone and everything is written; when it is
-//! asked to (`SIGTERM`), after it has written everything; or by being killed, and then programs that use the mount get errors.
+//! States: *starting* (it has not said that it is ready), *serving*, *ended*. It ends by itself, successfully, when its mount is gone and everything is written; when it is
+//! asked to (`SIGTERM`), after it has written everything; or by being killed. Programs that use the mount then wait for the next one.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -39,7 +39,16 @@ enum Ending {
 #[derive(Clone, Debug)]
 pub struct Process {
     endings: mpsc::Sender<Ending>,
-    ended: watch::Receiver<Option<String>>,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// By itself, with everything done.
+    pub successfully: bool,
+    /// For people.
+    pub how: String,
 }
 
 /// What it said last, for the reason of a failure.
@@ -72,14 +81,17 @@ impl Process {
         let (endings, asked) = mpsc::channel(4);
         let (says_ended, ended) = watch::channel(None);
         tokio::spawn(async move {
-            let how = wait(&mut child, asked).await;
+            let Ended { successfully, how } = wait(&mut child, asked).await;
             // Both pipes are closed by now, or nearly.
             let _ = tokio::join!(reading.0, reading.1);
             let words = last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            says_ended.send_replace(Some(if words.is_empty() {
-                how
-            } else {
-                format!("{how}: {words}")
+            says_ended.send_replace(Some(Ended {
+                successfully,
+                how: if words.is_empty() {
+                    how
+                } else {
+                    format!("{how}: {words}")
+                },
             }));
         });
         let mut process = Self { endings, ended };
@@ -87,13 +99,13 @@ impl Process {
             tokio::select! {
                 biased;
                 Ok(_) = is_ready.wait_for(|ready| *ready) => Ok(()),
-                how = process.wait_for_end() => Err(how),
+                ended = process.wait_for_end() => Err(ended),
             }
         })
         .await;
         match started {
             Ok(Ok(())) => Ok(process),
-            Ok(Err(how)) => Err(how),
+            Ok(Err(ended)) => Err(ended.how),
             Err(_) => {
                 process.kill();
                 process.wait_for_end().await;
@@ -117,20 +129,24 @@ impl Process {
     }
 
     /// Waits until it has ended, and tells how.
-    pub async fn wait_for_end(&mut self) -> String {
-        match self.ended.wait_for(Option::is_some).await {
-            Ok(how) => how.clone().unwrap_or_default(),
-            Err(_) => "nobody knows how it ended".to_owned(),
-        }
+    pub async fn wait_for_end(&mut self) -> Ended {
+        let ended = self.ended.wait_for(Option::is_some).await;
+        ended
+            .ok()
+            .and_then(|ended| ended.clone())
+            .unwrap_or_else(|| Ended {
+                successfully: false,
+                how: "nobody knows how it ended".to_owned(),
+            })
     }
 }
 
-async fn wait(child: &mut Child, mut asked: mpsc::Receiver<Ending>) -> String {
+async fn wait(child: &mut Child, mut asked: mpsc::Receiver<Ending>) -> Ended {
     loop {
         tokio::select! {
             status = child.wait() => return match status {
-                Ok(status) => describe(status),
-                Err(error) => format!("cannot be waited for: {error}"),
+                Ok(status) => Ended { successfully: status.success(), how: describe(status) },
+                Err(error) => Ended { successfully: false, how: format!("cannot be waited for: {error}") },
             },
             Some(ending) = asked.recv() => end(child, ending),
         }
@@ -217,7 +233,7 @@ mod tests {
             .await
             .unwrap();
         process.terminate();
-        assert_eq!(process.wait_for_end().await, "ended");
+        assert_eq!(process.wait_for_end().await.how, "ended");
     }
 
     #[tokio::test]
@@ -227,6 +243,7 @@ mod tests {
             .unwrap();
         process.terminate();
         process.kill();
-        assert!(process.wait_for_end().await.contains("signal: 9"));
+        let ended = process.wait_for_end().await;
+        assert!(!ended.successfully && ended.how.contains("signal: 9"));
     }
 }

@@ -1,4 +1,4 @@
-//! A Unix socket for messages that may carry a file descriptor. `SOCK_SEQPACKET`: a message arrives whole or not at all, with its descriptor.
+//! A Unix socket for messages that may carry file descriptors. `SOCK_SEQPACKET`: a message arrives whole or not at all, with its descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,8 +21,10 @@ use crate::endpoint;
 /// The longest message: a Secret with a bundle of certificates. Less than the kernel's default for what waits in a socket (208 KiB).
 const MESSAGE_MAX_BYTES: usize = 128 * 1024;
 
-/// Space for the one descriptor of a message.
-const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(1));
+/// Descriptors of a message at most: a mount's device and its logbook.
+const DESCRIPTORS_MAX: usize = 2;
+
+const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 
 /// Listens.
 pub struct Listener(UnixListener);
@@ -71,11 +73,7 @@ impl Socket {
     }
 
     /// Sends a message.
-    pub async fn send<T: Serialize>(
-        &self,
-        message: &T,
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
+    pub async fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_MAX_BYTES {
             return Err(io::Error::new(
@@ -90,9 +88,8 @@ impl Socket {
             .async_io(Interest::WRITABLE, || {
                 let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
                 let mut control = SendAncillaryBuffer::new(&mut space);
-                let descriptors = descriptor.as_slice();
                 if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-                    return Err(io::Error::other("there is no room for a descriptor"));
+                    return Err(io::Error::other("there is no room for so many descriptors"));
                 }
                 let flags = SendFlags::NOSIGNAL;
                 rustix::net::sendmsg(self.0.as_fd(), &[IoSlice::new(&bytes)], &mut control, flags)?;
@@ -102,9 +99,9 @@ impl Socket {
     }
 
     /// The next message; none if the other end has closed the line.
-    pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX_BYTES];
-        let (count, descriptor) = self
+        let (count, descriptors) = self
             .0
             .async_io(Interest::READABLE, || {
                 let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
@@ -124,17 +121,19 @@ impl Socket {
                         "a message is too long",
                     ));
                 }
-                let descriptor = control.drain().find_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
-                    _ => None,
-                });
-                Ok((received.bytes, descriptor))
+                let mut descriptors = Vec::new();
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(rights) = message {
+                        descriptors.extend(rights);
+                    }
+                }
+                Ok((received.bytes, descriptors))
             })
             .await?;
         if count == 0 {
             return Ok(None);
         }
-        Ok(Some((serde_json::from_slice(&bytes[..count])?, descriptor)))
+        Ok(Some((serde_json::from_slice(&bytes[..count])?, descriptors)))
     }
 }
 
@@ -147,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_descriptor_arrives_with_its_message() {
+    async fn descriptors_arrive_with_their_message() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = Listener::bind(&path).unwrap();
@@ -156,17 +155,18 @@ mod tests {
         assert_eq!(user, rustix::process::geteuid().as_raw());
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"content").unwrap();
-        sender.send(&"one", Some(file.as_fd())).await.unwrap();
-        sender.send(&"two", None).await.unwrap();
-        let (text, descriptor) = receiver.receive::<String>().await.unwrap().unwrap();
-        assert_eq!(text, "one");
-        let mut same = std::fs::File::from(descriptor.unwrap());
+        let other = tempfile::tempfile().unwrap();
+        sender.send(&"one", &[file.as_fd(), other.as_fd()]).await.unwrap();
+        sender.send(&"two", &[]).await.unwrap();
+        let (text, descriptors) = receiver.receive::<String>().await.unwrap().unwrap();
+        assert_eq!((text.as_str(), descriptors.len()), ("one", 2));
+        let mut same = std::fs::File::from(descriptors.into_iter().next().unwrap());
         std::io::Seek::rewind(&mut same).unwrap();
         let mut content = String::new();
         same.read_to_string(&mut content).unwrap();
         assert_eq!(content, "content");
-        let (text, descriptor) = receiver.receive::<String>().await.unwrap().unwrap();
-        assert!(text == "two" && descriptor.is_none());
+        let (text, descriptors) = receiver.receive::<String>().await.unwrap().unwrap();
+        assert!(text == "two" && descriptors.is_empty());
         drop(sender);
         assert!(receiver.receive::<String>().await.unwrap().is_none());
     }
@@ -178,6 +178,6 @@ mod tests {
         let _listener = Listener::bind(&path).unwrap();
         let sender = Socket::connect(&path).unwrap();
         let long = "x".repeat(MESSAGE_MAX_BYTES);
-        assert!(sender.send(&long, None).await.is_err());
+        assert!(sender.send(&long, &[]).await.is_err());
     }
 }

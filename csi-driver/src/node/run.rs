@@ -58,6 +58,7 @@ pub async fn run(settings: NodeSettings) -> Result<(), RunError> {
         node.clone(),
     )
     .map_err(RunError::io("read the table of mounts"))?;
+    let volumes = Arc::new(volumes);
     let (staging, targets) = (Locks::default(), Locks::default());
     let access = Access::new(services, paths.clone(), node, targets.clone(), staging.clone());
     let mounter = paths.mounter();
@@ -79,7 +80,7 @@ pub async fn run(settings: NodeSettings) -> Result<(), RunError> {
         .add_service(IdentityServer::new(Identity::new(answers)))
         .add_service(NodeServer::new(Node {
             paths,
-            volumes: Arc::new(volumes),
+            volumes: Arc::clone(&volumes),
             access: access.clone(),
             staging,
             targets,
@@ -98,6 +99,7 @@ pub async fn run(settings: NodeSettings) -> Result<(), RunError> {
         result = link.run(&mounter, mounter_user) => result.map_err(RunError::io("listen for the mounter")),
         result = http::serve(http, readiness) => result.map_err(RunError::io("serve health")),
         () = access.run() => Ok(()),
+        () = volumes.follow_mounter() => Ok(()),
         Some(reason) = refusals.recv() => Err(RunError::Refused(reason)),
         result = asked_to_stop() => result,
     };

@@ -10,8 +10,9 @@
 //!
 //! # Failure cases
 //!
-//! *This plugin ends*: nothing happens to the mounts; the next one finds them in the kernel's table. *The process of a mount ends*: the mount is dead, programs get
-//! `ENOTCONN`; the next use finds it dead, takes it away and mounts anew. Pods that had the dead one keep it until they are started again.
+//! *This plugin ends*: nothing happens to the mounts; the next one finds them in the kernel's table, and gets copies of their descriptors from the mounter. *The process of a
+//! mount ends*: the mounter has another one go on. *The mounter ends*: this plugin has the next one go on ([`Volumes::follow_mounter`]). *Nobody can go on*: the mount is dead,
+//! programs get `ENOTCONN`; the next use finds it dead, takes it away and mounts anew. Pods that had the dead one keep it until they are started again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -33,12 +34,16 @@ use super::table::{self, Mounted};
 use crate::error::{CallError, with_causes};
 use crate::limited::{LOOK_LIMIT, MOUNT_LIMIT, call};
 use crate::mounter::SecretData;
+use crate::mounter::kept::Kept;
 use crate::mounter::link::Link;
 use crate::service::{Services, parse};
 use crate::volume_key::VolumeKey;
 
 /// How long the last use of a volume may take to write out before the kubelet is told to ask again: less than its patience (2 min).
 const WRITE_OUT_LIMIT: Duration = Duration::from_secs(90);
+
+/// Between two attempts to have a mount gone on with.
+const GO_ON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The mounts of volumes on this node.
 pub struct Volumes {
@@ -128,9 +133,10 @@ impl Volumes {
             mounting::mount_volume(&name, &place)
         })
         .await?;
+        let kept = Arc::new(Kept::new(device).map_err(CallError::system("make a logbook"))?);
         let served = self
             .link
-            .start(&key.to_string(), &point, &self.node, secret, device)
+            .start(&key.to_string(), &point, &self.node, secret, kept)
             .await;
         if let Err(error) = served {
             tracing::warn!(%key, "cannot be mounted: {}", with_causes(&error));
@@ -149,7 +155,47 @@ impl Volumes {
             mounting::unmount_all(&point)
         })
         .await?;
+        self.link.forget(&key.to_string());
         self.link.kill(&key.to_string()).await
+    }
+
+    /// Has each new mounter go on with what the one before has left, until the future is dropped.
+    pub async fn follow_mounter(&self) {
+        loop {
+            for name in self.link.something_left().await {
+                let Ok(key) = name.parse::<VolumeKey>() else {
+                    self.link.forget(&name);
+                    continue;
+                };
+                match self.go_on(&key).await {
+                    Ok(()) => tracing::info!(%key, "the new mounter goes on with the mount"),
+                    Err(error) => {
+                        tracing::warn!(%key, "the new mounter does not go on with the mount: {}", with_causes(&error));
+                        tokio::time::sleep(GO_ON_INTERVAL).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn go_on(&self, key: &VolumeKey) -> Result<(), CallError> {
+        let _turn = self.turn(key).await;
+        let name = key.to_string();
+        // It may have been taken away, or served, while this waited for its turn.
+        let Some(kept) = self.link.kept(&name).filter(|_| self.link.left().contains(&name)) else {
+            return Ok(());
+        };
+        let point = self.paths.volume(key);
+        let found = table::find(&point).map_err(CallError::system("read the table of mounts"))?;
+        if found.is_none() {
+            self.link.forget(&name);
+            return Ok(());
+        }
+        let data = self.services.secret(key).await?;
+        parse(key, &data)?;
+        self.link
+            .start(&name, &point, &self.node, as_text(&data), kept)
+            .await
     }
 
     /// Unmounts a volume that nothing uses any more, when everything is written.
@@ -176,6 +222,7 @@ impl Volumes {
             .await?;
         }
         self.link.finish(&key.to_string()).await?;
+        self.link.forget(&key.to_string());
         if let Some(watch) = lock(&self.watches).remove(key) {
             watch.abort();
         }

@@ -37,6 +37,7 @@ use super::locks::{RecordLockOwners, family};
 use super::notifier::KernelNotifier;
 use super::process::supplementary_groups;
 use super::requests::{Patience, Refuse, Requests};
+use crate::logbook::{KernelOffer, Working, calls};
 use crate::vfs::{Attributed, Found, Handle, Opened, Vfs};
 
 /// The largest read or write of one request: what kernels allow without a changed sysctl.
@@ -80,14 +81,26 @@ impl Adapter {
         options: AdapterOptions,
     ) -> io::Result<Self> {
         Ok(Self {
-            vfs,
             runtime,
             notifier,
             requests: Requests::start()?,
-            record_owners: RecordLockOwners::default(),
+            record_owners: RecordLockOwners::new(vfs.logbook().cloned()),
+            vfs,
             time_to_live_max: Duration::MAX,
             options,
         })
+    }
+
+    /// Who took record locks through which handle, before this process.
+    pub fn take_over_owners(&self, owners: Vec<(u64, u64)>) {
+        for (handle, owner) in owners {
+            self.record_owners.remember(handle, owner);
+        }
+    }
+
+    /// To be held while something is changed for a request that the kernel may send again to a successor of this process.
+    fn working(&self, request: &Request) -> Working {
+        Working::begin(self.vfs.logbook(), request.unique().0)
     }
 
     fn freshness(&self) -> &Freshness {
@@ -130,14 +143,17 @@ impl Adapter {
         undo: impl FnOnce(T) + Send + 'static,
     ) {
         let ticket = self.requests.enter(reply, request.pid(), patience);
+        let call = calls::hand_over(self.vfs.logbook());
         self.runtime.spawn(async move {
-            let result = work.await;
+            let result = calls::within(call.as_ref(), work).await;
             match (ticket.take(), result) {
                 (Some(reply), Ok(value)) => answer(reply, value),
                 (Some(reply), Err(error)) => reply.refuse(errno(error)),
                 (None, Ok(value)) => undo(value),
                 (None, Err(_)) => {}
             }
+            // Only now is it answered.
+            drop(call);
         });
     }
 
@@ -267,6 +283,12 @@ impl Filesystem for Adapter {
         if !limits {
             warn!("the limits of requests were not taken: reads and writes will be smaller");
         }
+        if let Some(logbook) = self.vfs.logbook() {
+            logbook.kernel_offers(KernelOffer {
+                minor: config.kernel_abi().1,
+                flags: config.capabilities().bits(),
+            });
+        }
         if config.kernel_abi() < EPOCH_ABI {
             self.time_to_live_max = TIME_TO_LIVE_WITHOUT_EPOCH;
         }
@@ -328,6 +350,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _working = self.working(request);
         let changes = AttributeChanges {
             mode: mode.map(convert::permissions),
             user,
@@ -368,6 +391,7 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let kind = valid!(convert::node_kind(mode).ok_or(Errno::Invalid), reply);
         let since = self.freshness().now();
@@ -391,6 +415,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
@@ -404,6 +429,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         if vfs.try_unlink(&caller, inode(parent), &name).is_some() {
@@ -415,6 +441,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         if vfs.try_remove_directory(&caller, inode(parent), &name).is_some() {
@@ -426,6 +453,7 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let since = self.freshness().now();
@@ -448,6 +476,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         let (name, new_name) = (valid!(file_name(name), reply), valid!(file_name(new_name), reply));
         let mode = valid!(convert::rename_mode(flags), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
@@ -469,6 +498,7 @@ impl Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _working = self.working(request);
         let name = valid!(file_name(new_name), reply);
         let since = self.freshness().now();
         let (vfs, caller, parent) = (
@@ -482,6 +512,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        let _working = self.working(request);
         let (node, flags) = (inode(node), convert::open_flags(flags.0));
         if self.options.read_only && (flags.write || flags.truncate) {
             return reply.error(fuser::Errno::EROFS);
@@ -527,6 +558,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _working = self.working(request);
         let name = valid!(file_name(name), reply);
         let since = self.freshness().now();
         let (vfs, caller, parent) = (self.vfs.clone(), Self::caller_with_groups(request), inode(parent));
@@ -554,7 +586,9 @@ impl Filesystem for Adapter {
                     answer_created(reply, verdict, parent, &attributed, opened, max);
                 });
             },
-            move |(attributed, opened)| releasing.release(attributed.attributes.inode, opened.handle, None),
+            move |(attributed, opened)| {
+                releasing.release(attributed.attributes.inode, opened.handle, None);
+            },
         );
     }
 
@@ -590,6 +624,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _working = self.working(request);
         let (node, handle, caller) = (inode(node), Handle(handle.0), Self::caller(request));
         if let Some(result) = self.vfs.try_write(&caller, node, handle, offset, data) {
             let written = valid!(result, reply);
@@ -609,6 +644,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         let (node, owner) = (inode(node), owner.0);
         self.record_owners.flushed(handle.0, owner);
         let handle = Handle(handle.0);
@@ -639,29 +675,47 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let node = inode(node);
-        for owner in self.record_owners.released(handle.0) {
-            let lock = Lock {
-                family: LockFamily::Record,
-                kind: LockKind::Unlock,
-                start: 0,
-                end: u64::MAX,
-                owner,
-                process: 0,
-            };
-            let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
-            self.runtime.spawn(async move {
-                if let Err(error) = vfs.set_lock(caller, node, lock, false).await {
+        let (handle, flock_owner) = (Handle(handle.0), flock_owner.map(|owner| owner.0));
+        let owners = self.record_owners.released(handle.0);
+        if owners.is_empty() {
+            // The kernel says it again to a successor, which may have heard of it.
+            let known = self.vfs.release_then(node, handle, flock_owner, || reply.ok());
+            if known {
+                self.notifier.released(node);
+            }
+            return;
+        }
+        let (vfs, caller, notifier) = (self.vfs.clone(), Self::caller(request), self.notifier.clone());
+        self.runtime.spawn(async move {
+            for owner in &owners {
+                let lock = Lock {
+                    family: LockFamily::Record,
+                    kind: LockKind::Unlock,
+                    start: 0,
+                    end: u64::MAX,
+                    owner: *owner,
+                    process: 0,
+                };
+                if let Err(error) = vfs.set_lock(caller.clone(), node, lock, false).await {
                     info!(
                         inode = node.0,
                         "locks of a closed file end with the session: {error}"
                     );
                 }
+            }
+            let logbook = vfs.logbook().cloned();
+            let known = vfs.release_then(node, handle, flock_owner, move || {
+                for owner in owners {
+                    if let Some(logbook) = &logbook {
+                        logbook.owner_gone(handle.0, owner);
+                    }
+                }
+                reply.ok();
             });
-        }
-        self.vfs
-            .release(node, Handle(handle.0), flock_owner.map(|owner| owner.0));
-        self.notifier.released(node);
-        reply.ok();
+            if known {
+                notifier.released(node);
+            }
+        });
     }
 
     fn fsync(
@@ -672,6 +726,7 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         if let Some(result) = self.vfs.try_fsync(inode(node), Handle(handle.0)) {
             valid!(result, reply);
             return reply.ok();
@@ -688,7 +743,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
+        let _working = self.working(request);
         self.notifier.opened(inode(node));
         reply.opened(
             FileHandle(self.vfs.open_directory(inode(node)).0),
@@ -769,8 +825,9 @@ impl Filesystem for Adapter {
         _flags: fuser::OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.notifier.released(inode(node));
-        self.vfs.release_directory(Handle(handle.0));
+        if self.vfs.release_directory(Handle(handle.0)) {
+            self.notifier.released(inode(node));
+        }
         reply.ok();
     }
 
@@ -817,6 +874,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         let mode = valid!(convert::set_mode(flags), reply);
         let (name, value) = (
             Bytes::copy_from_slice(name.as_bytes()),
@@ -864,6 +922,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = self.working(request);
         let (vfs, caller) = (self.vfs.clone(), Self::caller_with_groups(request));
         let name = Bytes::copy_from_slice(name.as_bytes());
         self.spawn_empty(request, reply, async move {
@@ -926,6 +985,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         let kind = valid!(convert::lock_kind(kind), reply);
         let family = family(request, handle, owner);
         let lock = Lock {
@@ -942,10 +1002,14 @@ impl Filesystem for Adapter {
         let patience = if sleep { Patience::Lock } else { Patience::Ordinary };
         let ticket = self.requests.enter(reply, request.pid(), patience);
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
+        let call = calls::hand_over(self.vfs.logbook());
         self.runtime.spawn(async move {
             let result = tokio::select! {
                 biased;
-                result = vfs.set_lock(caller.clone(), inode(node), lock, sleep) => result,
+                result = calls::within(
+                    call.as_ref(),
+                    vfs.set_lock(caller.clone(), inode(node), lock, sleep),
+                ) => result,
                 // A signal: giving up the request cancels it.
                 () = ticket.refused() => return,
             };
@@ -967,6 +1031,7 @@ impl Filesystem for Adapter {
                 }
                 (None, _) => {}
             }
+            drop(call);
         });
     }
 
@@ -1008,6 +1073,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _working = self.working(request);
         let mode = valid!(convert::allocate_mode(mode), reply);
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         self.spawn_empty(request, reply, async move {
@@ -1056,6 +1122,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _working = self.working(request);
         let (vfs, caller) = (self.vfs.clone(), Self::caller(request));
         let length = length.min(convert::COPY_BYTES_MAX);
         let work = async move {

@@ -7,10 +7,12 @@
 //! each open file remembers who took record locks through it, and its release gives back what is left.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::{FileHandle, LockOwner, Request};
 use twinshore_protocol::lock::LockFamily;
+
+use crate::logbook::Logbook;
 
 /// `FUSE_LK_FLOCK`.
 const LK_FLOCK: u32 = 1;
@@ -58,30 +60,44 @@ pub fn family(request: &Request, handle: FileHandle, owner: LockOwner) -> LockFa
 #[derive(Default)]
 pub struct RecordLockOwners {
     owners: Mutex<HashMap<u64, BTreeSet<u64>>>,
+    logbook: Option<Arc<Logbook>>,
 }
 
 impl RecordLockOwners {
+    /// Nobody yet. What is known is kept for a successor of this process, if one is thought of.
+    pub fn new(logbook: Option<Arc<Logbook>>) -> Self {
+        Self {
+            owners: Mutex::default(),
+            logbook,
+        }
+    }
+
     fn owners(&self) -> MutexGuard<'_, HashMap<u64, BTreeSet<u64>>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody asks for a record lock through a handle.
     pub fn remember(&self, handle: u64, owner: u64) {
-        self.owners().entry(handle).or_default().insert(owner);
+        let is_new = self.owners().entry(handle).or_default().insert(owner);
+        if let (true, Some(logbook)) = (is_new, &self.logbook) {
+            logbook.owner_locks(handle, owner);
+        }
     }
 
     /// A flush gives the owner's locks back.
     pub fn flushed(&self, handle: u64, owner: u64) {
         let mut owners = self.owners();
         if let Some(set) = owners.get_mut(&handle) {
-            set.remove(&owner);
+            if let (true, Some(logbook)) = (set.remove(&owner), &self.logbook) {
+                logbook.owner_gone(handle, owner);
+            }
             if set.is_empty() {
                 owners.remove(&handle);
             }
         }
     }
 
-    /// The handle is released: whoever is left.
+    /// The handle is released: whoever is left. A successor must know them until their locks are given back.
     pub fn released(&self, handle: u64) -> BTreeSet<u64> {
         let mut owners = self.owners();
         if owners.is_empty() {

@@ -15,10 +15,12 @@
 //! # Failure cases
 //!
 //! `kill -9` closes `/dev/fuse`: the kernel answers every waiting program with an error, and the mount point says "Transport endpoint is not
-//! connected" until the next mount or unmount clears it. A program never waits for a process that is gone.
+//! connected" until the next mount or unmount clears it. A program never waits for a process that is gone. Unless somebody else keeps the
+//! device open: then programs wait for a successor, which takes the mount over with [`run_resumed`], or for whoever keeps the device to close it.
 
 mod limited;
 mod point;
+mod resuming;
 mod table;
 mod unmounting;
 
@@ -35,6 +37,7 @@ use tokio::runtime::Handle as Runtime;
 use tracing::{info, warn};
 use twinshore_protocol::Errno;
 
+pub use self::resuming::run_resumed;
 pub use self::table::{Mounted, find};
 pub use self::unmounting::{UnmountError, UnmountMode, unmount};
 use crate::fuse::{Adapter, AdapterOptions, Device, KernelNotifier};

@@ -68,14 +68,15 @@ impl Vfs {
             if state.defer(&caller, &changes, (core.options.clock)())
                 && let Some(attributes) = state.attributes
             {
+                core.record_deferred(&inode, state.deferred.as_ref());
                 return Ok(core.attributed(&state, &attributes));
             }
         }
-        let _turn = if changes
-            == (AttributeChanges {
-                accessed: changes.accessed,
-                ..AttributeChanges::default()
-            }) {
+        let only_access = AttributeChanges {
+            accessed: changes.accessed,
+            ..AttributeChanges::default()
+        };
+        let _turn = if changes == only_access || core.is_inherited() {
             None
         } else {
             let turn = inode.turn.lock().await;
@@ -251,6 +252,9 @@ impl Core {
         let mut state = inode.state();
         let before = state.dirty.bytes();
         state.dirty.truncate(size);
+        if let Some(logbook) = self.logbook() {
+            logbook.cut(inode.number, size);
+        }
         let after = state.dirty.bytes();
         drop(state);
         self.caches.budget.adjust(before, after);

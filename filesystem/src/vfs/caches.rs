@@ -30,6 +30,7 @@ use super::inode::{Inode, Privacy, lock};
 use super::inodes::Inodes;
 use super::interface::{KernelInvalidator, TaskRunner};
 use super::options::Fault;
+use crate::logbook::Logbook;
 
 /// The caches.
 pub struct Caches {
@@ -47,6 +48,8 @@ pub struct Caches {
     pub kernel: Arc<dyn KernelInvalidator>,
     /// What is none of the file system's business.
     pub tasks: Arc<dyn TaskRunner>,
+    /// What is kept for a successor.
+    pub logbook: Option<Arc<Logbook>>,
     /// The inode that is the root of the mount; of the volume until it is known.
     root: OnceLock<InodeNumber>,
     /// Set once there is a session. Weak: the session holds this as its handler.
@@ -61,6 +64,7 @@ impl Caches {
         budget: Budget,
         kernel: Arc<dyn KernelInvalidator>,
         tasks: Arc<dyn TaskRunner>,
+        logbook: Option<Arc<Logbook>>,
     ) -> Self {
         Self {
             inodes,
@@ -70,6 +74,7 @@ impl Caches {
             budget,
             kernel,
             tasks,
+            logbook,
             root: OnceLock::new(),
             core: OnceLock::new(),
         }
@@ -106,6 +111,13 @@ impl Caches {
 
     fn core(&self) -> Option<Arc<Core>> {
         self.core.get()?.upgrade()
+    }
+
+    /// What went wrong with an inode, or that it has been told. Called under its lock.
+    pub fn record_failure(&self, inode: InodeNumber, errno: Option<Errno>) {
+        if let Some(logbook) = &self.logbook {
+            logbook.failure(inode, errno);
+        }
     }
 
     fn learn(&self, attributes: &Attributes) {
@@ -306,7 +318,11 @@ impl Caches {
                 },
                 Reply::Done,
             ) => {
-                lock(&self.locks).granted(*inode, *granted);
+                let mut locks = lock(&self.locks);
+                locks.granted(*inode, *granted);
+                if let Some(logbook) = &self.logbook {
+                    logbook.locks_are(*inode, locks.of(*inode));
+                }
             }
             (Operation::Release { inode }, _) => self.released(*inode),
             _ => {}
@@ -565,6 +581,7 @@ impl SessionHandler for Caches {
             let had_early = std::mem::take(&mut state.early) > 0;
             if state.dirty.clear() || had_deferred || had_early {
                 state.error = Some(Errno::InputOutput);
+                self.record_failure(inode.number, state.error);
             }
             state.opens_replied = 0;
             state.opens_sent = 0;
@@ -580,6 +597,7 @@ impl SessionHandler for Caches {
         // Whoever relied on a lock must hear that it is lost.
         for number in lock(&self.locks).take_inodes() {
             self.inodes.get(number).state().error = Some(Errno::InputOutput);
+            self.record_failure(number, Some(Errno::InputOutput));
         }
         if let Some(core) = self.core() {
             core.reopen(open);

@@ -20,6 +20,8 @@ use super::listing::ListingBuffer;
 use super::options::VfsOptions;
 use super::packer::Packer;
 use super::repair::Repairs;
+use super::takeover::Inheritance;
+use crate::logbook::{Logbook, Note, OpenHandle, calls};
 
 /// An open file or directory.
 #[derive(Clone)]
@@ -31,7 +33,6 @@ pub enum HandleState {
 }
 
 /// Handles by number.
-#[derive(Default)]
 pub struct Handles {
     last: u64,
     open: HashMap<u64, HandleState>,
@@ -67,6 +68,8 @@ pub struct Core {
     pub writer: Arc<Notify>,
     /// The mount is over: nothing more is written.
     pub abandoned: AtomicBool,
+    /// What the process before this one did for requests of the kernel.
+    pub inheritance: Mutex<Inheritance>,
     handles: Mutex<Handles>,
 }
 
@@ -90,7 +93,14 @@ impl Core {
             dirty: Mutex::new(BTreeSet::new()),
             writer: Arc::new(Notify::new()),
             abandoned: AtomicBool::new(false),
-            handles: Mutex::new(Handles::default()),
+            inheritance: Mutex::default(),
+            handles: Mutex::new(Handles {
+                last: options
+                    .logbook
+                    .as_ref()
+                    .map_or(0, |logbook| logbook.first_handle()),
+                open: HashMap::new(),
+            }),
             runtime: runtime::Handle::current(),
             caches,
             options,
@@ -105,14 +115,34 @@ impl Core {
         core
     }
 
-    /// Asks the service.
+    /// What is kept for a successor.
+    pub const fn logbook(&self) -> Option<&Arc<Logbook>> {
+        self.options.logbook.as_ref()
+    }
+
+    /// Asks the service; or waits for the reply, if the process before this one has asked for the same request of the kernel.
     pub async fn ask(&self, caller: Caller, operation: Operation) -> Result<Reply, Errno> {
+        if let Some(result) = self.inherited(&operation).await {
+            return result;
+        }
+        self.ask_noted(caller, operation, Note::default()).await
+    }
+
+    /// Asks the service for what settles something that is recorded.
+    pub async fn ask_noted(&self, caller: Caller, operation: Operation, note: Note) -> Result<Reply, Errno> {
+        let request = |operation| {
+            if self.logbook().is_some() {
+                calls::noted(note, || self.session.request(caller, operation))
+            } else {
+                self.session.request(caller, operation)
+            }
+        };
         let directories = changed_by(&operation);
         let result = if directories.is_empty() {
-            self.session.request(caller, operation).await
+            request(operation).await
         } else {
             let asking = Asking::new(&self.caches, directories);
-            let result = self.session.request(caller, operation).await;
+            let result = request(operation).await;
             asking.ended(result.as_ref().err() == Some(&RequestError::TimedOut));
             result
         };
@@ -177,13 +207,33 @@ impl Core {
         Some(self.attributed(&state, &attributes))
     }
 
-    /// Registers a handle.
-    pub fn add_handle(&self, state: HandleState) -> Handle {
-        let mut handles = lock(&self.handles);
-        handles.last += 1;
-        let number = handles.last;
-        handles.open.insert(number, state);
+    /// Registers a handle of an inode (the service's number).
+    pub fn add_handle(&self, inode: InodeNumber, state: HandleState) -> Handle {
+        let flags = match &state {
+            HandleState::File(_, flags) => Some(flags.bits()),
+            HandleState::Directory(_) => None,
+        };
+        let number = {
+            let mut handles = lock(&self.handles);
+            handles.last += 1;
+            let number = handles.last;
+            handles.open.insert(number, state);
+            number
+        };
+        if let Some(logbook) = self.logbook() {
+            logbook.handle_opened(OpenHandle {
+                handle: number,
+                inode,
+                flags,
+                call: calls::current(),
+            });
+        }
         Handle(number)
+    }
+
+    /// Registers one that has its number.
+    pub fn insert_handle(&self, handle: Handle, state: HandleState) {
+        lock(&self.handles).open.insert(handle.0, state);
     }
 
     /// Finds a handle.
@@ -194,6 +244,13 @@ impl Core {
     /// Takes a handle out.
     pub fn take_handle(&self, handle: Handle) -> Option<HandleState> {
         lock(&self.handles).open.remove(&handle.0)
+    }
+
+    /// No successor needs to know of a handle that was taken out.
+    pub fn forget_handle(&self, handle: Handle) {
+        if let Some(logbook) = self.logbook() {
+            logbook.handle_closed(handle.0);
+        }
     }
 
     /// The file behind a handle, if it is still one.

@@ -20,10 +20,11 @@
 use std::sync::Arc;
 
 use twinshore_protocol::attributes::{AttributeChanges, TimeChange};
-use twinshore_protocol::{Attributes, Caller, Errno, FileType, Operation, Reply, Timestamp};
+use twinshore_protocol::{Attributes, Caller, Errno, FileType, InodeNumber, Operation, Reply, Timestamp};
 
 use super::core::{Core, unexpected};
 use super::inode::{Inode, InodeState};
+use crate::logbook::{DeferredChange, Note};
 
 /// Set-user-id and set-group-id.
 const SET_ID: u16 = 0o6000;
@@ -40,6 +41,34 @@ pub struct Deferred {
 }
 
 impl Deferred {
+    /// As a process before this one left it.
+    pub fn restored(change: DeferredChange) -> Self {
+        let DeferredChange {
+            inode: _,
+            caller,
+            changes,
+            changed,
+            joined,
+        } = change;
+        Self {
+            caller,
+            changes,
+            changed,
+            joined,
+        }
+    }
+
+    /// For a process after this one.
+    pub fn recorded(&self, inode: InodeNumber) -> DeferredChange {
+        DeferredChange {
+            inode,
+            caller: self.caller.clone(),
+            changes: self.changes,
+            changed: self.changed,
+            joined: self.joined,
+        }
+    }
+
     /// The attributes as they will be.
     pub fn seen(&self, attributes: &mut Attributes) {
         let AttributeChanges {
@@ -139,7 +168,11 @@ impl Core {
                 inode: inode.number,
                 changes: deferred.changes,
             };
-            match self.ask(deferred.caller.clone(), operation).await {
+            let note = Note {
+                deferred: Some((inode.number, deferred.joined)),
+                ..Note::default()
+            };
+            match self.ask_noted(deferred.caller.clone(), operation, note).await {
                 Ok(Reply::Attributes(_)) => Ok(()),
                 Ok(other) => Err(unexpected(&other)),
                 Err(errno) => Err(errno),
@@ -152,10 +185,12 @@ impl Core {
             .is_some_and(|now| now.joined == deferred.joined);
         if is_newest || result.is_err() {
             state.deferred = None;
+            self.record_deferred(inode, None);
         }
         if let Err(errno) = result {
             tracing::warn!(inode = %inode.number, %errno, "attributes that were set could not be stored");
             state.error.get_or_insert(errno);
+            self.caches.record_failure(inode.number, state.error);
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Piece {
     pub file_offset: u64,
     /// The bytes.
     pub content: Bytes,
+    /// The last write before it was sealed, as [`Dirty::last_write`] was then.
+    pub last_write: u64,
     /// Where else they are.
     pub place: Place,
 }
@@ -64,6 +66,8 @@ pub struct CommitPlan {
     pub objects: Vec<NewObject>,
     /// The writes, in order.
     pub writes: Vec<FileWrite>,
+    /// For each, the last write that its piece holds.
+    pub bounds: Vec<u64>,
     /// It settles every piece before this sequence.
     pub until: u64,
 }
@@ -113,6 +117,10 @@ pub struct Dirty {
     pub modified: Timestamp,
     /// Somebody else than root wrote.
     pub clear_privileges: bool,
+    /// The number of the last write, where writes are numbered.
+    pub last_write: u64,
+    /// The same when something was sealed last.
+    pub last_sealed: u64,
     /// When the oldest uncommitted write was made.
     pub first_written: Instant,
     /// When the last one was made.
@@ -129,6 +137,8 @@ impl Dirty {
             bytes: 0,
             modified: Timestamp::default(),
             clear_privileges: false,
+            last_write: 0,
+            last_sealed: 0,
             first_written: now,
             last_written: now,
         }
@@ -257,10 +267,12 @@ impl Dirty {
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        self.last_sealed = self.last_write;
         self.pieces.push_back(Piece {
             sequence,
             file_offset,
             content: bytes.freeze(),
+            last_write: self.last_write,
             place: Place::Waiting,
         });
     }
@@ -409,6 +421,7 @@ impl Dirty {
         let mut plan = CommitPlan::default();
         for piece in self.pieces.iter().take(count) {
             plan.until = piece.sequence + 1;
+            plan.bounds.push(piece.last_write);
             plan.writes.push(FileWrite {
                 file_offset: piece.file_offset,
                 length: piece.content.len() as u64,
@@ -437,6 +450,7 @@ impl Dirty {
                 plan.objects.push(object);
             }
             plan.until = piece.sequence + 1;
+            plan.bounds.push(piece.last_write);
             plan.writes.push(FileWrite {
                 file_offset: piece.file_offset,
                 length: piece.content.len() as u64,

@@ -37,6 +37,7 @@ use super::entries::Name;
 use super::extents::ExtentCache;
 use super::inode::{Inode, Privacy, lock};
 use super::options::Fault;
+use crate::logbook::{Note, calls};
 
 /// Execute (search) and write, of a directory.
 const WRITE_EXECUTE: u16 = 0o3;
@@ -194,11 +195,23 @@ impl Core {
         if forgets {
             return Some(());
         }
-        let number = self.session.early(caller, operation)?;
+        let numbers: Vec<InodeNumber> = concerned.iter().map(|inode| inode.number).collect();
+        let number = if self.logbook().is_some() {
+            // Asked for by the process before this one: its reply is waited for.
+            if self.is_inherited() {
+                return None;
+            }
+            let note = Note {
+                concerned: numbers.clone(),
+                ..Note::default()
+            };
+            calls::noted(note, || self.session.early(caller, operation))
+        } else {
+            self.session.early(caller, operation)
+        }?;
         for inode in concerned {
             inode.state().early += 1;
         }
-        let numbers = concerned.iter().map(|inode| inode.number).collect();
         delegations.answered(number, numbers);
         Some(())
     }
@@ -580,6 +593,7 @@ impl Caches {
                 }
                 Err(errno) => {
                     state.error.get_or_insert(*errno);
+                    self.record_failure(inode.number, state.error);
                     state.drop_content();
                     delegations.let_go(inode.number);
                 }

@@ -21,6 +21,9 @@ use super::write_out::Urgency;
 /// The largest offset of a file: `off_t` is signed.
 const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
+/// So much more than is unwritten may be recorded of a file for a successor: what was overwritten is recorded until it is stored.
+const RECORDED_SLACK_BYTES: u64 = 16 << 20;
+
 /// What a flush may take beyond the write limit of one upload: waiting for its turn, and the commit.
 const FLUSH_GRACE: Duration = Duration::from_mins(1);
 
@@ -62,9 +65,9 @@ impl Vfs {
                 let inode = core.caches.inodes.get(attributes.inode);
                 let mut state = inode.state();
                 if flags.truncate {
-                    core.forget_unwritten(&mut state);
+                    core.forget_unwritten(&inode, &mut state);
                 }
-                state.opens_sent += 1;
+                state.opens_sent += u32::from(!core.is_adopted());
                 let opened = core.opened(&inode, &mut state, &attributes, flags);
                 let attributed = core.attributed(&state, &attributes);
                 Ok((attributed, opened))
@@ -100,7 +103,7 @@ impl Vfs {
         if (flags.write || flags.truncate) && core.options.read_only {
             return Some(Err(Errno::ReadOnly));
         }
-        if flags.truncate || !core.session.lease_is_valid() {
+        if flags.truncate || !core.session.lease_is_valid() || core.is_inherited() || core.is_adopted() {
             return None;
         }
         let inode = core.inode(inode);
@@ -117,6 +120,12 @@ impl Vfs {
 
     /// Opens a file.
     pub async fn open(&self, caller: Caller, inode: InodeNumber, flags: OpenFlags) -> Result<Opened, Errno> {
+        if let Some(handle) = self.core.adopted() {
+            return Ok(Opened {
+                handle,
+                keep_cache: false,
+            });
+        }
         if let Some(answer) = self.cached_open(inode, flags) {
             return answer;
         }
@@ -128,8 +137,8 @@ impl Vfs {
         } else {
             None
         };
-        if flags.truncate {
-            core.forget_unwritten(&mut inode.state());
+        if flags.truncate && !core.is_inherited() {
+            core.forget_unwritten(&inode, &mut inode.state());
         }
         match core
             .ask(
@@ -144,7 +153,7 @@ impl Vfs {
             Reply::Attributes(attributes) => {
                 let mut state = inode.state();
                 state.stale = false;
-                state.opens_sent += 1;
+                state.opens_sent += u32::from(!core.is_adopted());
                 Ok(core.opened(&inode, &mut state, &attributes, flags))
             }
             other => Err(unexpected(&other)),
@@ -168,6 +177,9 @@ impl Vfs {
         };
         if flags.direct || flags.synchronous {
             return None;
+        }
+        if core.was_taken() {
+            return Some(Ok(length_of(data)));
         }
         let mut offset = offset;
         if flags.append {
@@ -194,7 +206,7 @@ impl Vfs {
         let core = &self.core;
         let (inode, flags) = core.file(handle)?;
         let deadline = Instant::now() + core.options.write_limit;
-        loop {
+        while !core.was_taken() {
             let mut at = offset;
             if flags.append {
                 at = match core.append_offset(&inode, offset) {
@@ -207,7 +219,12 @@ impl Vfs {
             }
             // Memory is freed as data is stored. If that does not happen, the buckets are out of reach.
             core.writer.notify_one();
-            let room = core.caches.budget.wait_for_room(data.len() as u64);
+            let room = async {
+                core.caches.budget.wait_for_room(data.len() as u64).await;
+                if let Some(logbook) = core.logbook() {
+                    logbook.wait_for_room(data.len() as u64).await;
+                }
+            };
             if tokio::time::timeout_at(deadline, room).await.is_err() {
                 return Err(Errno::InputOutput);
             }
@@ -237,7 +254,7 @@ impl Vfs {
         if !state.is_written() || state.early > 0 {
             return None;
         }
-        Some(state.error.take().map_or(Ok(()), Err))
+        Some(core.told(&inode, &mut state))
     }
 
     /// `close` of one descriptor: with durability `close` returns when everything written to the inode is stored. Gives back
@@ -286,7 +303,7 @@ impl Vfs {
         if !state.is_written() || state.early > 0 {
             return None;
         }
-        Some(state.error.take().map_or(Ok(()), Err))
+        Some(self.core.told(&inode, &mut state))
     }
 
     /// `fsync`: returns when everything written to the inode is durable.
@@ -306,12 +323,25 @@ impl Vfs {
     }
 
     /// Gives a handle back. Never waits: what remains to be done goes on in the background. `flock_owner` is the owner whose
-    /// `flock` ends with this.
-    pub fn release(&self, inode: InodeNumber, handle: Handle, flock_owner: Option<u64>) {
+    /// `flock` ends with this. Answers whether there was such a handle.
+    pub fn release(&self, inode: InodeNumber, handle: Handle, flock_owner: Option<u64>) -> bool {
+        self.release_then(inode, handle, flock_owner, || {})
+    }
+
+    /// The same; `given_back` runs when no lock is left that ends with the handle. Whoever is asked for that again by the kernel, in another
+    /// process, must still find the handle.
+    pub fn release_then(
+        &self,
+        inode: InodeNumber,
+        handle: Handle,
+        flock_owner: Option<u64>,
+        given_back: impl FnOnce() + Send + 'static,
+    ) -> bool {
         let _ = inode;
         let core = &self.core;
         let Some(HandleState::File(inode, _)) = core.take_handle(handle) else {
-            return;
+            given_back();
+            return false;
         };
         let unlock = flock_owner
             .filter(|owner| lock(&core.caches.locks).holds(inode.number, LockFamily::Flock, *owner));
@@ -320,21 +350,27 @@ impl Vfs {
             state.handles = state.handles.saturating_sub(1);
             !state.is_written()
         };
-        if unlock.is_none() && !unwritten {
-            core.send_releases(&inode);
-            return;
-        }
+        let Some(owner) = unlock else {
+            if unwritten {
+                core.release_when_written(inode);
+            } else {
+                core.send_releases(&inode);
+            }
+            core.forget_handle(handle);
+            given_back();
+            return true;
+        };
         let core = Arc::clone(core);
         core.runtime.clone().spawn(async move {
-            // Memory maps are written after the last `flush`.
             core.write_out(&inode, Urgency::Flush).await;
-            if let Some(owner) = unlock
-                && let Err(errno) = core.unlock_all(Caller::ROOT, &inode, LockFamily::Flock, owner).await
-            {
+            if let Err(errno) = core.unlock_all(Caller::ROOT, &inode, LockFamily::Flock, owner).await {
                 tracing::warn!(inode = %inode.number, %errno, "a lock could not be given back; it ends with the session");
             }
             core.send_releases(&inode);
+            core.forget_handle(handle);
+            given_back();
         });
+        true
     }
 }
 
@@ -346,16 +382,31 @@ impl Core {
         attributes: &Attributes,
         flags: OpenFlags,
     ) -> Opened {
+        if let Some(handle) = self.adopted() {
+            return Opened {
+                handle,
+                keep_cache: false,
+            };
+        }
         state.handles += 1;
         let version = state.attributes.as_ref().unwrap_or(attributes).content_version;
         let keep_cache = state.pages_version == Some(version);
         state.pages_version = state.attributes.map(|attributes| attributes.content_version);
-        let handle = self.add_handle(HandleState::File(Arc::clone(inode), flags));
+        let handle = self.add_handle(inode.number, HandleState::File(Arc::clone(inode), flags));
         Opened { handle, keep_cache }
     }
 
+    /// Tells the service that nothing is open here any more, when what was written is stored: memory maps are written after the last `flush`.
+    pub fn release_when_written(self: &Arc<Self>, inode: Arc<Inode>) {
+        let core = Arc::clone(self);
+        self.runtime.spawn(async move {
+            core.write_out(&inode, Urgency::Flush).await;
+            core.send_releases(&inode);
+        });
+    }
+
     /// Tells the service that nothing is open here any more.
-    fn send_releases(&self, inode: &Inode) {
+    pub fn send_releases(&self, inode: &Inode) {
         let mut state = inode.state();
         if state.handles > 0 {
             return;
@@ -371,9 +422,12 @@ impl Core {
     }
 
     /// The content is gone: what was to be written to it, too.
-    fn forget_unwritten(&self, state: &mut InodeState) {
+    fn forget_unwritten(&self, inode: &Inode, state: &mut InodeState) {
         let before = state.dirty.bytes();
         state.dirty.clear();
+        if let Some(logbook) = self.logbook() {
+            logbook.nothing_written(inode.number);
+        }
         self.caches.budget.adjust(before, 0);
     }
 
@@ -394,9 +448,7 @@ impl Core {
         }
         let length = data.len() as u64;
         let mut state = inode.state();
-        if let Some(errno) = state.error.take() {
-            return Err(errno);
-        }
+        self.told(inode, &mut state)?;
         if state.stale {
             return Err(Errno::Stale);
         }
@@ -406,13 +458,29 @@ impl Core {
         let before = state.dirty.bytes();
         let was_empty = state.is_written();
         let time = (self.options.clock)();
+        let clears = caller.user != 0;
+        let mut too_much_is_recorded = false;
+        if let Some(logbook) = self.logbook() {
+            let sealed = state.dirty.last_sealed;
+            let Some((number, recorded)) = logbook.write(inode.number, offset, data, (time, clears), sealed)
+            else {
+                drop(state);
+                self.caches.budget.adjust(length, 0);
+                return Ok(false);
+            };
+            state.dirty.last_write = number;
+            too_much_is_recorded = recorded > state.dirty.bytes() * 2 + RECORDED_SLACK_BYTES;
+        }
         let sealed = state
             .dirty
             .write(offset, data, self.options.object_size_bytes, Instant::now(), time);
-        state.wrote_after_deferred();
-        state.dirty.clear_privileges |= caller.user != 0;
+        if state.deferred.is_some() {
+            state.wrote_after_deferred();
+            self.record_deferred(inode, state.deferred.as_ref());
+        }
+        state.dirty.clear_privileges |= clears;
         let after = state.dirty.bytes();
-        let scattered = state.dirty.open_ranges() > OPEN_RANGES_MAX;
+        let scattered = state.dirty.open_ranges() > OPEN_RANGES_MAX || too_much_is_recorded;
         drop(state);
         // Taken before for the most that it could be: an overwrite takes nothing.
         self.caches.budget.adjust(before + length, after);
@@ -490,9 +558,17 @@ impl Core {
     }
 
     /// What went wrong, once.
-    #[allow(clippy::unused_self)]
     pub fn take_error(&self, inode: &Inode) -> Result<(), Errno> {
-        inode.state().error.take().map_or(Ok(()), Err)
+        self.told(inode, &mut inode.state())
+    }
+
+    /// The same, under the lock of the inode.
+    fn told(&self, inode: &Inode, state: &mut InodeState) -> Result<(), Errno> {
+        let Some(errno) = state.error.take() else {
+            return Ok(());
+        };
+        self.caches.record_failure(inode.number, None);
+        Err(errno)
     }
 
     async fn unlock_all(

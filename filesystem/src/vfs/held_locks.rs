@@ -65,6 +65,11 @@ impl HeldLocks {
             })
     }
 
+    /// Those on an inode.
+    pub fn of(&self, inode: InodeNumber) -> &[Lock] {
+        self.by_inode.get(&inode).map_or(&[], Vec::as_slice)
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<(InodeNumber, Lock)> {
         self.by_inode

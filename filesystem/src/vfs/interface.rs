@@ -116,6 +116,35 @@ pub struct OpenFlags {
     pub synchronous: bool,
 }
 
+impl OpenFlags {
+    /// As they are recorded.
+    pub const fn bits(self) -> u8 {
+        let Self {
+            write,
+            append,
+            truncate,
+            direct,
+            synchronous,
+        } = self;
+        write as u8
+            | (append as u8) << 1
+            | (truncate as u8) << 2
+            | (direct as u8) << 3
+            | (synchronous as u8) << 4
+    }
+
+    /// The other way round.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self {
+            write: bits & 1 != 0,
+            append: bits & 2 != 0,
+            truncate: bits & 4 != 0,
+            direct: bits & 8 != 0,
+            synchronous: bits & 16 != 0,
+        }
+    }
+}
+
 /// Attributes, and for how long the kernel may use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributed {

@@ -117,15 +117,18 @@ fn stride(entries: usize, cookies: u64) -> u64 {
 impl Vfs {
     /// Opens a directory. The service need not know: a listing that goes on in a removed directory ends.
     pub fn open_directory(&self, inode: InodeNumber) -> Handle {
-        let _ = inode;
-        self.core.add_handle(HandleState::Directory(Arc::new(Mutex::new(
-            ListingBuffer::default(),
-        ))))
+        if let Some(handle) = self.core.adopted() {
+            return handle;
+        }
+        let listing = Arc::new(Mutex::new(ListingBuffer::default()));
+        self.core
+            .add_handle(self.core.caches.real(inode), HandleState::Directory(listing))
     }
 
-    /// Gives the handle of a directory back.
-    pub fn release_directory(&self, handle: Handle) {
-        self.core.take_handle(handle);
+    /// Gives the handle of a directory back. Answers whether there was one.
+    pub fn release_directory(&self, handle: Handle) -> bool {
+        self.core.forget_handle(handle);
+        self.core.take_handle(handle).is_some()
     }
 
     /// Entries after the cookie `after`, if they are in memory.

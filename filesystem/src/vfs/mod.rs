@@ -20,6 +20,7 @@
 //! Pure: [`dirty`], [`deferred`], [`delegations`], [`extents`], [`entries`], [`held_locks`], [`streams`], [`lru`]. Under leases: [`inode`], [`inodes`],
 //! [`caches`]. Data: [`write_out`], [`packer`], [`writer`], [`read`], [`fetch`], [`repair`]. Operations: [`namespace`],
 //! [`attributes`], [`file`], [`read`], [`ranges`], [`listing`], [`locks`]; [`early`] answers some of them without the service.
+//! [`takeover`] goes on where another process ended.
 //!
 //! Lock order: the delegations, then the page of a directory's handle, then an inode's state, then any one of: handles, names, locks, budget, dirty
 //! set, session. The table of inodes looks into the state of an inode only if nobody else has it. None is held across an
@@ -51,6 +52,7 @@ mod ranges;
 mod read;
 mod repair;
 mod streams;
+mod takeover;
 mod write_out;
 mod writer;
 
@@ -60,7 +62,9 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use twinshore_protocol::session::{ConnectError, Session, SessionOptions, Transport};
+use twinshore_protocol::session::{
+    ConnectError, Recorder, Session, SessionHandler, SessionOptions, Transport,
+};
 use twinshore_protocol::{Caller, Errno, FileName, FileType, InodeNumber, Operation, Reply};
 use twinshore_storage::pair::BucketPair;
 
@@ -70,6 +74,7 @@ pub use self::interface::{
     OpenFlags, Opened, Origin, TaskRunner, Usage,
 };
 pub use self::options::{Clock, Fault, PACK_LIMIT_BYTES, VfsOptions};
+pub use self::takeover::Resumed;
 
 use self::budget::Budget;
 use self::caches::Caches;
@@ -78,6 +83,7 @@ use self::entries::EntryCache;
 use self::inode::lock;
 use self::inodes::Inodes;
 use self::write_out::Urgency;
+use crate::logbook::Logbook;
 
 /// What a mount works with.
 pub struct Surroundings {
@@ -141,9 +147,16 @@ impl Vfs {
             Budget::new(options.buffer_size_bytes),
             kernel,
             tasks,
+            options.logbook.clone(),
         ));
-        let handler = Arc::clone(&caches);
-        let session = Session::connect(transport, session, handler).await?;
+        let handler = Arc::clone(&caches) as Arc<dyn SessionHandler>;
+        let session = match &options.logbook {
+            Some(logbook) => {
+                let recorder = Arc::clone(logbook) as Arc<dyn Recorder>;
+                Session::connect_recorded(transport, session, handler, recorder).await?
+            }
+            None => Session::connect(transport, session, handler).await?,
+        };
         let subdirectory = options.subdirectory.clone();
         let vfs = Self {
             core: Core::start(session, caches, options, buckets, blocks),
@@ -156,6 +169,9 @@ impl Vfs {
             MountError::Subdirectory { path, errno }
         })?;
         vfs.core.caches.set_root(root);
+        if let Some(logbook) = vfs.core.logbook() {
+            logbook.root_is(root);
+        }
         Ok(vfs)
     }
 
@@ -184,6 +200,11 @@ impl Vfs {
     /// The buckets, which can be exchanged while the mount is in use.
     pub fn buckets(&self) -> &BucketPair {
         &self.core.buckets
+    }
+
+    /// What is kept for a successor.
+    pub fn logbook(&self) -> Option<&Arc<Logbook>> {
+        self.core.logbook()
     }
 
     /// Bytes written and not stored yet.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use twinshore_protocol::{FileName, Timestamp};
 
 use super::dirty::Sizes;
+use crate::logbook::Logbook;
 
 /// Tells the time of files: `CLOCK_REALTIME` in production, virtual in the simulation.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -55,6 +56,8 @@ pub struct VfsOptions {
     pub age_limit: Duration,
     /// The time of files.
     pub clock: Clock,
+    /// What is kept for a successor of this process; `None` to keep nothing.
+    pub logbook: Option<Arc<Logbook>>,
     /// A deliberate fault.
     pub fault: Option<Fault>,
 }
@@ -78,6 +81,7 @@ impl VfsOptions {
             idle_limit: Duration::from_secs(1),
             age_limit: Duration::from_secs(5),
             clock,
+            logbook: None,
             fault: None,
         }
     }

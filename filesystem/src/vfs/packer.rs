@@ -154,7 +154,8 @@ impl Core {
                 pack_commit(item, object, start)
             })
             .collect();
-        let Err(errno) = self.commit(vec![object], files.clone()).await else {
+        let all_bounds: Vec<Vec<u64>> = items.iter().map(bounds).collect();
+        let Err(errno) = self.commit(vec![object], files.clone(), all_bounds).await else {
             return;
         };
         if items.len() == 1 || errno == Errno::InputOutput {
@@ -167,12 +168,16 @@ impl Core {
         // commit that succeeds.
         let mut objects = vec![object];
         for (item, file) in items.iter().zip(files) {
-            match self.commit(objects.clone(), vec![file]).await {
+            match self.commit(objects.clone(), vec![file], vec![bounds(item)]).await {
                 Ok(()) => objects.clear(),
                 Err(errno) => self.give_up(&item.inode, item.until, errno),
             }
         }
     }
+}
+
+fn bounds(item: &Item) -> Vec<u64> {
+    item.pieces.iter().map(|piece| piece.last_write).collect()
 }
 
 fn pack_commit(item: &Item, object: NewObject, mut object_offset: u64) -> FileCommit {

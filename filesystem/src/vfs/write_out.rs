@@ -29,6 +29,7 @@ use super::core::{Core, unexpected};
 use super::dirty::{CommitPlan, Piece, Step};
 use super::inode::{Inode, lock};
 use super::interface::{BlockRun, Origin};
+use crate::logbook::Note;
 
 /// Pause after the first failed upload; doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -140,6 +141,7 @@ impl Core {
     }
 
     async fn commit_plan(&self, inode: &Inode, plan: CommitPlan) {
+        let bounds = vec![plan.bounds];
         let file = {
             let mut state = inode.state();
             FileCommit {
@@ -149,18 +151,28 @@ impl Core {
                 clear_privileges: std::mem::take(&mut state.dirty.clear_privileges),
             }
         };
-        if let Err(errno) = self.commit(plan.objects, vec![file]).await {
+        if let Err(errno) = self.commit(plan.objects, vec![file], bounds).await {
             self.give_up(inode, plan.until, errno);
         }
     }
 
-    /// Commits. When it succeeds, the caches have already settled the pieces.
-    pub async fn commit(&self, objects: Vec<NewObject>, files: Vec<FileCommit>) -> Result<(), Errno> {
+    /// Commits. When it succeeds, the caches have already settled the pieces. For each write of each file `bounds` tells the last one
+    /// that a program had made before.
+    pub async fn commit(
+        &self,
+        objects: Vec<NewObject>,
+        files: Vec<FileCommit>,
+        bounds: Vec<Vec<u64>>,
+    ) -> Result<(), Errno> {
         if self.is_abandoned() {
             return Err(Errno::InputOutput);
         }
+        let note = Note {
+            commits: files.iter().map(|file| file.inode).zip(bounds).collect(),
+            ..Note::default()
+        };
         match self
-            .ask(Caller::ROOT, Operation::Commit { objects, files })
+            .ask_noted(Caller::ROOT, Operation::Commit { objects, files }, note)
             .await?
         {
             Reply::Committed { .. } => Ok(()),
@@ -185,6 +197,12 @@ impl Core {
         let lost = take(&mut state.dirty);
         if lost > 0 {
             state.error = Some(errno);
+            self.caches.record_failure(inode.number, Some(errno));
+        }
+        if let Some(logbook) = self.logbook()
+            && state.dirty.is_empty()
+        {
+            logbook.nothing_written(inode.number);
         }
         let after = state.dirty.bytes();
         drop(state);

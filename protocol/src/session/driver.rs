@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::attributes::Attributes;
 use crate::errno::Errno;
-use crate::identifiers::{Epoch, InodeNumber, ObjectId, Position, RequestNumber};
+use crate::identifiers::{Epoch, InodeNumber, ObjectId, Position, RequestNumber, SessionId};
 use crate::message::{ClientMessage, Delegated, Invalidation, Refusal, ServerMessage, Welcome};
 use crate::operation::Operation;
 use crate::replication::Task;
@@ -31,6 +31,7 @@ use crate::session::lease::Heartbeats;
 use crate::session::ledger::Entry;
 use crate::session::numbers::Numbers;
 use crate::session::opening::{goodbye, hello, open, reclaim_messages};
+use crate::session::recorder::{Awaited, Recorder, Resumption};
 use crate::session::shared::{Phase, Shared, Waiter};
 use crate::session::transport::{Stream, Transport};
 use crate::session::{ConnectError, RequestError, SessionOptions};
@@ -102,18 +103,26 @@ struct Driver {
     finished: watch::Sender<bool>,
 }
 
+/// What the handles of a session share with its driver, and what tells the end of the driver.
+pub(super) type Started = (Arc<Shared>, watch::Receiver<bool>);
+
 /// Opens the first stream and starts the driver.
 pub(super) async fn start(
     transport: Arc<dyn Transport>,
     mut options: SessionOptions,
     handler: Arc<dyn SessionHandler>,
-) -> Result<(Arc<Shared>, watch::Receiver<bool>), ConnectError> {
+    recorder: Option<Arc<dyn Recorder>>,
+) -> Result<Started, ConnectError> {
     let asked = Instant::now();
     let (stream, welcome, rest) =
         open(&*transport, hello(&options, handler.takes_delegations(), None)).await?;
     // From now on only this volume will do: another one's service may come to this address, with a session of this number.
     options.volume = Some(welcome.format.volume);
-    let shared = Arc::new(Shared::new(&welcome, options.request_deadline));
+    if let Some(recorder) = &recorder {
+        recorder.opened(welcome.session, &welcome.format);
+        recorder.seen(welcome.epoch, welcome.position);
+    }
+    let shared = Arc::new(Shared::new(&welcome, options.request_deadline, recorder));
     let (finished, finished_receiver) = watch::channel(false);
     let opened = Opened {
         stream,
@@ -124,7 +133,7 @@ pub(super) async fn start(
     };
     let driver = Driver {
         transport,
-        backoff: Backoff::new(seed(&options, &welcome)),
+        backoff: Backoff::new(seed(&options, welcome.session)),
         stream_worked: false,
         options,
         handler,
@@ -136,15 +145,44 @@ pub(super) async fn start(
     Ok((shared, finished_receiver))
 }
 
+/// Takes a session that a predecessor has left, as if its stream had just broken. The driver runs in the future that is returned, so that its
+/// handler can be told first what it holds.
+pub(super) fn resume(
+    transport: Arc<dyn Transport>,
+    mut options: SessionOptions,
+    handler: Arc<dyn SessionHandler>,
+    recorder: Arc<dyn Recorder>,
+    resumption: Resumption,
+) -> (Started, impl Future<Output = ()> + use<>, Vec<Awaited>) {
+    options.volume = Some(resumption.format.volume);
+    let (seen, backoff) = (resumption.seen, Backoff::new(seed(&options, resumption.session)));
+    let (shared, awaited) = Shared::resumed(resumption, options.request_deadline, recorder);
+    let shared = Arc::new(shared);
+    let (finished, finished_receiver) = watch::channel(false);
+    let driver = Driver {
+        transport,
+        backoff,
+        // The first attempt needs no pause: it was not the stream that failed.
+        stream_worked: true,
+        options,
+        handler,
+        shared: Arc::clone(&shared),
+        seen,
+        finished,
+    };
+    let start = driver.run(Next::Reconnect { resume: true });
+    ((shared, finished_receiver), start, awaited)
+}
+
 /// Different for every client, the same in every run of a simulation.
-fn seed(options: &SessionOptions, welcome: &Welcome) -> u64 {
+fn seed(options: &SessionOptions, session: SessionId) -> u64 {
     let text = options
         .description
         .host
         .bytes()
         .chain(options.description.purpose.bytes());
     // FNV-1a.
-    text.fold(0xcbf2_9ce4_8422_2325 ^ welcome.session.0, |hash, byte| {
+    text.fold(0xcbf2_9ce4_8422_2325 ^ session.0, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
@@ -283,6 +321,7 @@ impl Driver {
     /// Takes in a batch: first the shared state under one lock, then the handler and the waiters, in order, without it.
     fn receive(&mut self, batch: Vec<ServerMessage>, heartbeats: &mut Heartbeats) -> Option<Next> {
         let mut events = Vec::with_capacity(batch.len());
+        let seen_before = self.seen;
         {
             let mut state = self.shared.lock();
             for message in batch {
@@ -351,12 +390,22 @@ impl Driver {
                 }
             }
         }
+        if self.seen != seen_before
+            && let Some(recorder) = &self.shared.recorder
+        {
+            recorder.seen(self.seen.0, self.seen.1);
+        }
         events.into_iter().find_map(|event| self.deliver(event))
     }
 
     fn deliver(&mut self, event: Event) -> Option<Next> {
         match event {
-            Event::Replied(Answered { entry, .. }) if entry.withdrawn => {}
+            Event::Replied(Answered {
+                number,
+                entry,
+                result,
+                ..
+            }) if entry.withdrawn => self.recorded(number, &entry.operation, &result),
             Event::Replied(answered) => self.deliver_reply(answered),
             Event::Recalled(number, directories) => {
                 self.handler.recalled(number, &directories);
@@ -372,7 +421,13 @@ impl Driver {
             }
             Event::Tasks(tasks) => self.handler.tasks(tasks),
             Event::Synchronise(after) => self.handler.synchronise(after),
-            Event::FormatChanged => self.handler.format_changed(&self.shared.format()),
+            Event::FormatChanged => {
+                let (session, format) = (self.shared.id(), self.shared.format());
+                if let Some(recorder) = &self.shared.recorder {
+                    recorder.opened(session, &format);
+                }
+                self.handler.format_changed(&format);
+            }
             Event::Expired => {
                 self.drop_lease();
                 self.expire(&RequestError::SessionLost);
@@ -410,8 +465,15 @@ impl Driver {
         if !superseded.is_empty() {
             handler.superseded(&superseded);
         }
+        self.recorded(number, &entry.operation, &result);
         // Nobody waits any more: the handler has heard of it.
         let _ = entry.waiter.send(result.map_err(RequestError::Failed));
+    }
+
+    fn recorded(&self, number: RequestNumber, operation: &Operation, result: &Result<Reply, Errno>) {
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.answered(number, operation, result);
+        }
     }
 
     fn drop_lease(&mut self) {
@@ -432,6 +494,9 @@ impl Driver {
             state.incarnation += 1;
             state.numbers = Numbers::default();
             state.refilling = false;
+            if let Some(recorder) = &self.shared.recorder {
+                recorder.expired();
+            }
             state.ledger.take_all().collect()
         };
         tracing::warn!(
@@ -449,6 +514,9 @@ impl Driver {
             let mut state = self.shared.lock();
             state.incarnation += 1;
             state.refilling = false;
+            if let Some(recorder) = &self.shared.recorder {
+                recorder.expired();
+            }
             state.ledger.take_all().collect()
         };
         for entry in entries {
@@ -556,6 +624,10 @@ impl Driver {
             self.expire(&RequestError::SessionLost);
         }
         self.seen = (welcome.epoch, welcome.position);
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.opened(welcome.session, &welcome.format);
+            recorder.seen(welcome.epoch, welcome.position);
+        }
         let format_changed = {
             let mut state = self.shared.lock();
             state.session = welcome.session;

@@ -75,6 +75,11 @@ pub struct Ledger<W> {
     returns: VecDeque<(u64, u64)>,
 }
 
+/// Takes the number of what is not to be executed: it leaves no lease behind and changes nothing.
+pub const HARMLESS: Operation = Operation::StatFileSystem {
+    inode: InodeNumber::ROOT,
+};
+
 /// Does it only give back what the session holds?
 const fn gives_back(operation: &Operation) -> bool {
     matches!(
@@ -168,28 +173,45 @@ impl<W> Ledger<W> {
         Ok(RequestNumber(number))
     }
 
+    /// Takes up a request of a predecessor: it may have been sent. Called in the order of the numbers, before anything else is added.
+    pub fn take_up(&mut self, number: RequestNumber, entry: Entry<W>, now: Instant) {
+        self.next = self.next.max(number.0 + 1);
+        if entry.early {
+            self.early.insert(number.0, now);
+        }
+        if waits_for_a_lock(&entry.operation) {
+            self.parked.insert(number.0, entry)
+        } else {
+            self.counted.insert(number.0, entry)
+        };
+    }
+
+    /// Numbers below this one have been used.
+    pub fn begin_at(&mut self, next: RequestNumber) {
+        self.next = self.next.max(next.0);
+    }
+
     /// The caller no longer waits. What has never been sent will never be executed; what has been sent stays until the
-    /// service has answered, because only the service knows whether it was executed.
-    pub fn give_up(&mut self, number: RequestNumber) {
+    /// service has answered, because only the service knows whether it was executed. Answers whether it was withdrawn.
+    pub fn give_up(&mut self, number: RequestNumber) -> bool {
         let mut entry = match self.parked.remove(&number.0) {
             Some(entry) if entry.first_sent.is_some() => {
                 self.parked.insert(number.0, entry);
-                return;
+                return false;
             }
             Some(entry) => entry,
             None => match self.counted.remove(&number.0) {
                 Some(entry) => entry,
-                None => return,
+                None => return false,
             },
         };
         if entry.first_sent.is_none() && !gives_back(&entry.operation) {
-            // It leaves no lease behind and changes nothing.
-            entry.operation = Operation::StatFileSystem {
-                inode: InodeNumber::ROOT,
-            };
+            entry.operation = HARMLESS;
             entry.withdrawn = true;
         }
+        let withdrawn = entry.withdrawn;
         self.counted.insert(number.0, entry);
+        withdrawn
     }
 
     /// Takes the request that a reply belongs to. `None` for a duplicate reply.

@@ -14,6 +14,7 @@
 //!
 //! * What [`Session::early`] takes is sent soon, in the order of the calls, and again after a break: what follows it within milliseconds
 //!   goes with it ([`departure`](self)). `Returned` leaves after all that was taken before it.
+//! * A process that ends suddenly can leave its session to a successor: see [`Recorder`].
 //!
 //! # Parts
 //!
@@ -31,6 +32,7 @@ mod lease;
 mod ledger;
 mod numbers;
 mod opening;
+mod recorder;
 mod shared;
 mod size;
 mod transport;
@@ -49,6 +51,7 @@ pub use self::claims::ClaimError;
 pub use self::grpc::GrpcTransport;
 pub use self::handler::{SessionHandler, WithoutCaches};
 pub use self::ledger::REQUESTS_MAX;
+pub use self::recorder::{Awaited, Recorder, Resumption, UnansweredRequest};
 pub use self::transport::{Stream, Transport, TransportError};
 
 use self::shared::{Guard, Shared};
@@ -143,9 +146,12 @@ impl Session {
         options: SessionOptions,
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, ConnectError> {
-        let (shared, finished) = driver::start(transport, options, handler).await?;
+        Ok(Self::of(driver::start(transport, options, handler, None).await?))
+    }
+
+    fn of((shared, finished): driver::Started) -> Self {
         let guard = Arc::new(Guard::new(Arc::clone(&shared), finished));
-        Ok(Self { shared, guard })
+        Self { shared, guard }
     }
 
     /// Makes a request. It has its number when this returns; the future only waits for the reply.

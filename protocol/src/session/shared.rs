@@ -16,8 +16,9 @@ use crate::operation::{Caller, Operation};
 use crate::reply::Reply;
 use crate::session::RequestError;
 use crate::session::departure::Departure;
-use crate::session::ledger::{self, Ledger};
+use crate::session::ledger::{self, Entry, Ledger};
 use crate::session::numbers::Numbers;
+use crate::session::recorder::{Awaited, Recorder, Resumption};
 use crate::session::size;
 use crate::time::Timestamp;
 use crate::wire::MESSAGE_MAX_BYTES;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub work: Notify,
     /// Wakes the driver wherever it waits: the session is to end.
     pub stop: Notify,
+    /// What is kept for a successor.
+    pub recorder: Option<Arc<dyn Recorder>>,
     request_deadline: Duration,
     /// Those who found no number wait here, so that one of them asks for more.
     refill_gate: tokio::sync::Mutex<()>,
@@ -83,14 +86,78 @@ pub(super) struct Ticket {
 }
 
 impl Shared {
-    pub fn new(welcome: &Welcome, request_deadline: Duration) -> Self {
+    pub fn new(welcome: &Welcome, request_deadline: Duration, recorder: Option<Arc<dyn Recorder>>) -> Self {
+        let numbers = Numbers::granted_by(welcome);
+        Self::with(
+            welcome.session,
+            welcome.format.clone(),
+            numbers,
+            request_deadline,
+            recorder,
+        )
+    }
+
+    /// With what a predecessor has left. Its numbers for inodes and objects are not used: nobody knows which of them it took.
+    pub fn resumed(
+        resumption: Resumption,
+        request_deadline: Duration,
+        recorder: Arc<dyn Recorder>,
+    ) -> (Self, Vec<Awaited>) {
+        let Resumption {
+            session,
+            seen: (epoch, _),
+            format,
+            next,
+            requests,
+        } = resumption;
+        let shared = Self::with(
+            session,
+            format,
+            Numbers::default(),
+            request_deadline,
+            Some(recorder),
+        );
+        let mut awaited = Vec::with_capacity(requests.len());
+        {
+            let mut state = shared.lock();
+            let now = Instant::now();
+            for request in requests {
+                let (waiter, reply) = oneshot::channel();
+                let withdrawn = request.request.is_none();
+                let (caller, operation) = request.request.unwrap_or((Caller::ROOT, ledger::HARMLESS));
+                let entry = Entry {
+                    caller,
+                    operation,
+                    waiter,
+                    // Perhaps it was not. Then it is executed now.
+                    first_sent: Some(epoch),
+                    withdrawn,
+                    early: request.early,
+                };
+                state.ledger.take_up(request.number, entry, now);
+                if !withdrawn {
+                    awaited.push(Awaited::new(request.number, reply, request_deadline));
+                }
+            }
+            state.ledger.begin_at(next);
+        }
+        (shared, awaited)
+    }
+
+    fn with(
+        session: SessionId,
+        format: VolumeFormat,
+        numbers: Numbers,
+        request_deadline: Duration,
+        recorder: Option<Arc<dyn Recorder>>,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 ledger: Ledger::new(),
                 departure: Departure::default(),
-                numbers: Numbers::granted_by(welcome),
-                session: welcome.session,
-                format: Arc::new(welcome.format.clone()),
+                numbers,
+                session,
+                format: Arc::new(format),
                 phase: Phase::Open,
                 invalidations: BTreeSet::new(),
                 incarnation: 0,
@@ -99,6 +166,7 @@ impl Shared {
             }),
             work: Notify::new(),
             stop: Notify::new(),
+            recorder,
             request_deadline,
             refill_gate: tokio::sync::Mutex::new(()),
             base: Instant::now(),
@@ -131,7 +199,7 @@ impl Shared {
         let incarnation = state.incarnation;
         // Nobody waits for it: it goes with the next message, at the latest with the next heartbeat.
         let hurries = !matches!(operation, Operation::Release { .. });
-        let added = state.ledger.add(caller, operation, waiter);
+        let added = self.add(&mut state, caller, operation, waiter);
         if hurries {
             state.departure.request(Instant::now());
         }
@@ -148,6 +216,23 @@ impl Shared {
         })
     }
 
+    /// Adds a request, recorded before anybody can send it: whoever sends needs the lock.
+    fn add(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        operation: Operation,
+        waiter: Waiter,
+    ) -> Result<RequestNumber, ledger::Full> {
+        let Some(recorder) = &self.recorder else {
+            return state.ledger.add(caller, operation, waiter);
+        };
+        let (recorded_caller, recorded) = (caller.clone(), operation.clone());
+        let number = state.ledger.add(caller, operation, waiter)?;
+        recorder.added(number, &recorded_caller, &recorded, false);
+        Ok(number)
+    }
+
     /// Takes a request whose program is answered without waiting for the reply.
     pub fn early(&self, caller: Caller, operation: Operation) -> Option<RequestNumber> {
         if size::bound_bytes(&caller, &operation) > MESSAGE_MAX_BYTES {
@@ -159,7 +244,17 @@ impl Shared {
             return None;
         }
         let now = Instant::now();
-        let number = state.ledger.add_early(caller, operation, waiter, now).ok()?;
+        let number = match &self.recorder {
+            None => state.ledger.add_early(caller, operation, waiter, now),
+            Some(recorder) => {
+                let (recorded_caller, recorded) = (caller.clone(), operation.clone());
+                state
+                    .ledger
+                    .add_early(caller, operation, waiter, now)
+                    .inspect(|number| recorder.added(*number, &recorded_caller, &recorded, true))
+            }
+        }
+        .ok()?;
         let is_news = state.departure.linger(now);
         drop(state);
         if is_news {
@@ -209,8 +304,11 @@ impl Shared {
             return result.unwrap_or(Err(RequestError::SessionLost));
         }
         let mut state = self.lock();
-        if state.incarnation == incarnation {
-            state.ledger.give_up(number);
+        if state.incarnation == incarnation
+            && state.ledger.give_up(number)
+            && let Some(recorder) = &self.recorder
+        {
+            recorder.withdrawn(number);
         }
         Err(RequestError::TimedOut)
     }
@@ -244,9 +342,8 @@ impl Shared {
         if !state.refilling && state.numbers.are_low() {
             // Nobody waits for this reply: the driver adds the numbers. If the ledger is full, the next one tries again.
             let (waiter, _) = oneshot::channel();
-            state.refilling = state
-                .ledger
-                .add(Caller::ROOT, Operation::GrantNumbers, waiter)
+            state.refilling = self
+                .add(&mut state, Caller::ROOT, Operation::GrantNumbers, waiter)
                 .is_ok();
             state.departure.hurry();
             drop(state);

@@ -949,3 +949,6 @@ async fn what_gives_something_back_is_sent_even_if_nobody_waits_for_it_any_more(
     assert_eq!(sent[0], unlock);
     assert!(matches!(sent[1], Operation::StatFileSystem { .. }), "{sent:?}");
 }
+
+#[path = "recorder_tests.rs"]
+mod recorder;

@@ -44,7 +44,23 @@ impl Regions {
     pub async fn start_mount(&mut self, region: Region) -> Result<(), RegionsError> {
         let mount_point = self.mount_point(region);
         let mut arguments: Vec<OsString> = vec!["mount".into(), "--foreground".into()];
-        arguments.extend(["--metadata".into(), self.metadata_url(region).into()]);
+        arguments.extend(self.mount_arguments(region));
+        let program = self.program(format!("mount-{region}"), "mount: ready".to_owned(), arguments);
+        let mounted = Supervised::start(&program).await?;
+        self.mounts[region.index()] = Some(mounted);
+        let found = mount_table::mounted_at(&mount_point).map_err(failed("read the mount table"))?;
+        if found.is_none() {
+            return Err(RegionsError::NotRunning {
+                what: format!("the mount in {region}"),
+            });
+        }
+        Ok(())
+    }
+
+    /// What `mount` is told in a region, the mount point last.
+    pub fn mount_arguments(&self, region: Region) -> Vec<OsString> {
+        let mount_point = self.mount_point(region);
+        let mut arguments: Vec<OsString> = vec!["--metadata".into(), self.metadata_url(region).into()];
         arguments.extend(self.bucket_arguments(region).map(OsString::from));
         let cache = self.options.directory.join("caches").join(region.name());
         arguments.extend(["--cache-dir".into(), cache.into()]);
@@ -56,17 +72,8 @@ impl Regions {
             arguments.push("--flip".into());
         }
         arguments.extend(mount_arguments.iter().map(OsString::from));
-        arguments.push(mount_point.clone().into());
-        let program = self.program(format!("mount-{region}"), "mount: ready".to_owned(), arguments);
-        let mounted = Supervised::start(&program).await?;
-        self.mounts[region.index()] = Some(mounted);
-        let found = mount_table::mounted_at(&mount_point).map_err(failed("read the mount table"))?;
-        if found.is_none() {
-            return Err(RegionsError::NotRunning {
-                what: format!("the mount in {region}"),
-            });
-        }
-        Ok(())
+        arguments.push(mount_point.into());
+        arguments
     }
 
     /// Unmounts with `twinshore umount`, which flushes, and waits for the process to end. If it fails, the mount is detached and

@@ -20,6 +20,7 @@ mod record_locks;
 mod replication;
 mod scale;
 mod suite;
+mod takeover;
 mod writers;
 
 use std::io;
@@ -35,6 +36,7 @@ use twinshore_testbed::s3server::Engine;
 
 use crate::context::Context;
 use crate::suite::Suite;
+use crate::takeover::Work;
 use crate::writers::Assignment;
 
 /// Tests on real mounts, in two regions on this machine.
@@ -61,6 +63,8 @@ struct Options {
     keep_failed: bool,
     #[command(flatten)]
     assignment: Assignment,
+    #[command(flatten)]
+    work: Work,
     /// Take a record lock on one file, say so, and after a line on standard input wait for one on the other. For the suite of
     /// locks, which needs processes.
     #[arg(long, hide = true, num_args = 2, value_names = ["FIRST", "SECOND"])]
@@ -84,6 +88,15 @@ fn main() -> ExitCode {
     }
     if let Some(mount_point) = &options.assignment.mount_point {
         return match writers::write(&options.assignment, mount_point, io::stdin(), io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if let Some(mount_point) = &options.work.work_below {
+        return match takeover::work(mount_point, options.work.work_seed, io::stdin()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");

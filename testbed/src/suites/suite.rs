@@ -9,7 +9,7 @@ use twinshore_testbed::s3server::Engine;
 use crate::context::{Context, Setting};
 use crate::{
     coherence, compaction, conformance, crashes, exerciser, input, locks, outages, programs, races,
-    replication, scale,
+    replication, scale, takeover,
 };
 
 /// A suite.
@@ -35,6 +35,8 @@ pub enum Suite {
     KillMetadata,
     /// kill -9 of a mount.
     KillMount,
+    /// kill -9 of the process of a mount, whose successor goes on.
+    Takeover,
     /// kill -9 of a worker.
     KillWorker,
     /// A bucket stops and returns.
@@ -63,7 +65,7 @@ pub enum Suite {
 
 impl Suite {
     /// All, the most telling first.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::PosixEast,
         Self::PosixWest,
         Self::FsxEast,
@@ -74,6 +76,7 @@ impl Suite {
         Self::Races,
         Self::KillMetadata,
         Self::KillMount,
+        Self::Takeover,
         Self::KillWorker,
         Self::BucketOutage,
         Self::LineOutage,
@@ -101,6 +104,7 @@ impl Suite {
             Self::Races => "races",
             Self::KillMetadata => "kill-metadata",
             Self::KillMount => "kill-mount",
+            Self::Takeover => "takeover",
             Self::KillWorker => "kill-worker",
             Self::BucketOutage => "bucket-outage",
             Self::LineOutage => "line-outage",
@@ -135,6 +139,9 @@ impl Suite {
                 "kill -9 of the metadata service during writes: what was fsynced or closed is there"
             }
             Self::KillMount => "kill -9 of a mount during writes: what was fsynced or closed is there",
+            Self::Takeover => {
+                "kill -9 of a mount's process, again and again: another goes on, no program notices"
+            }
             Self::KillWorker => "kill -9 of a worker during copies: both buckets end up the same",
             Self::BucketOutage => "a bucket stops during writes: nothing fails, and it catches up",
             Self::LineOutage => "the line between the regions is cut and heals: nothing is lost",
@@ -197,6 +204,7 @@ impl Suite {
             Self::Races => races::run(context).await,
             Self::KillMetadata => crashes::kill_metadata(context).await,
             Self::KillMount => crashes::kill_mount(context).await,
+            Self::Takeover => takeover::run(context).await,
             Self::KillWorker => crashes::kill_worker(context).await,
             Self::BucketOutage => outages::bucket(context).await,
             Self::LineOutage => outages::line(context).await,
