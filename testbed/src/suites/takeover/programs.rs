@@ -26,7 +26,7 @@ use crate::files::close;
 const COUNTERS: u64 = 3;
 
 /// Entries of the directory that is listed again and again.
-const LISTED: usize = 1500;
+const LISTED: usize = 300;
 
 /// The command line of the process.
 #[derive(Clone, Debug, clap::Args)]
@@ -364,8 +364,8 @@ pub fn work(mount_point: &Path, seed: u64, mut until: impl Read + Send + 'static
 
 /// The process.
 pub struct Programs {
-    child: Mutex<Child>,
-    lines: Mutex<BufReader<std::process::ChildStdout>>,
+    child: Mutex<Option<Child>>,
+    lines: Option<BufReader<std::process::ChildStdout>>,
 }
 
 impl Programs {
@@ -384,7 +384,7 @@ impl Programs {
         let output = child.stdout.take();
         let output = output.ok_or_else(|| Failure::Wrong("the programs have no output".to_owned()))?;
         let mut lines = BufReader::new(output);
-        let lines = blocking("the start of the programs", Duration::from_mins(1), move || {
+        let lines = blocking("the start of the programs", Duration::from_mins(2), move || {
             let mut line = String::new();
             lines.read_line(&mut line).map_err(failed())?;
             ensure(line == "started\n", || format!("the programs say `{line}`"))?;
@@ -392,14 +392,17 @@ impl Programs {
         })
         .await?;
         Ok(Self {
-            child: Mutex::new(child),
-            lines: Mutex::new(lines),
+            child: Mutex::new(Some(child)),
+            lines: Some(lines),
         })
     }
 
     /// Fails if they have ended.
     pub fn check(&self) -> Result<(), Failure> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = child.as_mut() else {
+            return Ok(());
+        };
         match child.try_wait().map_err(Failure::io("look at the programs"))? {
             None => Ok(()),
             Some(status) => {
@@ -417,10 +420,16 @@ impl Programs {
     }
 
     /// Has them end, and tells what they left.
-    pub async fn finish(self, patience: Duration) -> Result<Vec<Left>, Failure> {
+    pub async fn finish(mut self, patience: Duration) -> Result<Vec<Left>, Failure> {
         let began = Instant::now();
-        let mut child = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let lines = self.lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let child = self
+            .child
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (Some(mut child), Some(lines)) = (child, self.lines.take()) else {
+            return Err(Failure::Wrong("the programs have ended".to_owned()));
+        };
         let left = blocking("the end of the programs", patience, move || {
             drop(child.stdin.take());
             let mut left = Vec::new();
@@ -450,7 +459,7 @@ impl Programs {
 
 impl Drop for Programs {
     fn drop(&mut self) {
-        if let Ok(child) = self.child.get_mut() {
+        if let Ok(Some(child)) = self.child.get_mut() {
             // It may have ended, and nothing else can be done about it.
             let _ = child.kill();
             let _ = child.wait();
