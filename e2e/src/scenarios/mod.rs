@@ -3,8 +3,10 @@
 //! To add one: a module with a function `run(context: &Context) -> Result<(), Failure>`, and a line in [`ALL`].
 
 mod basic;
+mod chart;
 mod claims;
 mod context;
+pub mod demo;
 mod deployment;
 mod http;
 mod pods;
@@ -29,6 +31,8 @@ pub struct Suite {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
+    /// Whether every change has to pass it. The others take longer than that is worth.
+    pub gates: bool,
     /// Runs it.
     run: fn(&Context) -> Result<(), Failure>,
 }
@@ -38,37 +42,52 @@ pub const ALL: [Suite; 6] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
+        gates: true,
         run: basic::run,
     },
     Suite {
         name: "wan",
         about: "the line between the regions: its round trip, cut and healed, and both S3 servers from pods of both",
+        gates: true,
         run: wan::run,
     },
     Suite {
         name: "volume",
         about: "the chart and one volume in both clusters, brought up by the operators, its parts speaking over mutual TLS",
+        gates: true,
         run: volume::run,
     },
     Suite {
         name: "pods",
         about: "pods of both clusters on one claim: what one writes the other reads, quotas, access modes, plugins that are killed",
+        gates: true,
         run: pods::run,
     },
     Suite {
         name: "snapshots",
         about: "clones, snapshots and what is restored from them, through the objects of Kubernetes",
+        gates: true,
         run: snapshots::run,
     },
     Suite {
         name: "sanity",
         about: "the conformance tests of the Container Storage Interface against the driver in the target region",
+        gates: true,
         run: sanity::run,
     },
 ];
 
-/// Runs suites, all if none is named, and prints `suites: N passed, N failed`. Whether all passed.
-pub fn run(place: &Place, names: &[String]) -> Result<bool, Failure> {
+/// Which suites are meant if none is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// Those that every change has to pass.
+    Gate,
+    /// The others.
+    Others,
+}
+
+/// Runs suites, those chosen if none is named, and prints `suites: N passed, N failed`. Whether all passed.
+pub fn run(place: &Place, names: &[String], chosen: Chosen) -> Result<bool, Failure> {
     if !is_up(place)? {
         return Err(Failure::Missing {
             what: "the lab is not up".to_owned(),
@@ -76,7 +95,9 @@ pub fn run(place: &Place, names: &[String]) -> Result<bool, Failure> {
         });
     }
     let suites: Vec<Suite> = if names.is_empty() {
-        ALL.to_vec()
+        ALL.into_iter()
+            .filter(|suite| suite.gates == (chosen == Chosen::Gate))
+            .collect()
     } else {
         names.iter().map(|name| named(name)).collect::<Result<_, _>>()?
     };
@@ -116,7 +137,7 @@ fn named(name: &str) -> Result<Suite, Failure> {
 
 /// Whatever a suite does to the line and the servers, the next one finds them as they should be.
 fn run_one(place: &Place, suite: Suite) -> Result<(), Failure> {
-    let context = Context::set_up(place, suite.name)?;
+    let context = Context::set_up(place, &format!("suite-{}", suite.name))?;
     let result = (suite.run)(&context);
     if result.is_err() {
         context.tell_events();
