@@ -8,7 +8,9 @@ mod claims;
 mod context;
 pub mod demo;
 mod deployment;
+mod faults;
 mod http;
+mod load;
 mod pods;
 mod presign;
 mod sanity;
@@ -38,7 +40,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 6] = [
+pub const ALL: [Suite; 7] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -74,6 +76,12 @@ pub const ALL: [Suite; 6] = [
         about: "the conformance tests of the Container Storage Interface against the driver in the target region",
         gates: true,
         run: sanity::run,
+    },
+    Suite {
+        name: "faults",
+        about: "what a person can get wrong or take away: each a condition and an event with the remedy, and nothing lost",
+        gates: false,
+        run: faults::run,
     },
 ];
 
