@@ -11,6 +11,7 @@ mod deployment;
 mod faults;
 mod http;
 mod load;
+mod operations;
 mod pods;
 mod presign;
 mod sanity;
@@ -40,7 +41,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 7] = [
+pub const ALL: [Suite; 8] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -82,6 +83,12 @@ pub const ALL: [Suite; 7] = [
         about: "what a person can get wrong or take away: each a condition and an event with the remedy, and nothing lost",
         gates: false,
         run: faults::run,
+    },
+    Suite {
+        name: "operations",
+        about: "a region added, parts killed, buckets stopped, keys rotated, the chart upgraded, while pods of both clusters write",
+        gates: false,
+        run: operations::run,
     },
 ];
 
