@@ -11,6 +11,7 @@ mod deployment;
 mod faults;
 mod http;
 mod load;
+mod many;
 mod operations;
 mod pods;
 mod presign;
@@ -41,7 +42,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 8] = [
+pub const ALL: [Suite; 9] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -89,6 +90,12 @@ pub const ALL: [Suite; 8] = [
         about: "a region added, parts killed, buckets stopped, keys rotated, the chart upgraded, while pods of both clusters write",
         gates: false,
         run: operations::run,
+    },
+    Suite {
+        name: "many",
+        about: "fifty pods on one node and on two, with times and memory; subPath, ephemeral volumes, a node that loses power",
+        gates: false,
+        run: many::run,
     },
 ];
 
