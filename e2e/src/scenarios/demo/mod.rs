@@ -219,7 +219,7 @@ fn killed(east: &Kubectl, report: &mut Report) -> Result<(), Failure> {
     shell(
         east,
         LEDGER,
-        "(echo 'begin; insert into entries values (99, 99);'; sleep 1000) | sqlite3 /data/ledger.db > /dev/null 2>&1 & \
+        "((echo 'begin; insert into entries values (99, 99);'; sleep 1000) | sqlite3 /data/ledger.db) > /dev/null 2>&1 & \
          while [ ! -s /data/ledger.db-journal ]; do sleep 0.1; done",
     )?;
     let begin = Instant::now();
