@@ -93,6 +93,8 @@ words! {
         CopiesOwed,
         /// Objects cannot be copied.
         ObjectsSetAside,
+        /// What the quota allows is almost used up.
+        AlmostFull,
         /// Certificates could not be made.
         CertificateFailed,
         /// The API server refused a change.

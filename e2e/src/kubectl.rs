@@ -223,9 +223,44 @@ impl Kubectl {
         self.exec(pod, ["sh", "-c", script])
     }
 
+    /// Waits for an event about an object whose message contains a text; the message.
+    pub fn wait_for_event(&self, about: &str, text: &str, patience: Duration) -> Result<String, Failure> {
+        let selector = format!("--field-selector=involvedObject.name={about}");
+        let found = wait_for(
+            &format!("an event about {about} that says {text:?}"),
+            patience,
+            || match self
+                .command(["get", "events", &selector, "--output=json"])
+                .output()
+            {
+                Ok(said) => match message_with(&said, text) {
+                    Ok(message) => Look::Done(message),
+                    Err(others) => Look::NotYet(others),
+                },
+                Err(error) => Look::NotYet(crate::failure::chain(&error)),
+            },
+        )?;
+        Ok(found)
+    }
+
     /// Events of a namespace, the last ones last, for a person who wants to know why.
     pub fn events(&self) -> Result<String, Failure> {
         self.say("get events --sort-by=.lastTimestamp")
+    }
+}
+
+/// The message of a list of events that contains a text, or all messages that there are.
+fn message_with(events: &str, text: &str) -> Result<String, String> {
+    let events: Value = serde_json::from_str(events).map_err(|error| error.to_string())?;
+    let messages: Vec<&str> = events["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|event| event["message"].as_str())
+        .collect();
+    match messages.iter().find(|message| message.contains(text)) {
+        Some(message) => Ok((*message).to_owned()),
+        None => Err(format!("events: {}", messages.join("; "))),
     }
 }
 
@@ -318,6 +353,17 @@ mod tests {
     fn a_daemon_set_without_nodes_has_not_rolled_out() {
         let set = json!({ "kind": "DaemonSet", "status": { "desiredNumberScheduled": 0 } });
         assert!(!has_rolled_out(&set));
+    }
+
+    #[test]
+    fn an_event_is_found_by_what_it_says() {
+        let events =
+            json!({ "items": [{ "message": "pulled" }, { "message": "create the Secret" }] }).to_string();
+        assert_eq!(message_with(&events, "Secret").unwrap(), "create the Secret");
+        assert_eq!(
+            message_with(&events, "quota").unwrap_err(),
+            "events: pulled; create the Secret"
+        );
     }
 
     #[test]

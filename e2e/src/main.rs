@@ -13,7 +13,7 @@ use twinshore_e2e::lab;
 use twinshore_e2e::node::{self, NodeHandle};
 use twinshore_e2e::place::Place;
 use twinshore_e2e::s3::S3Server;
-use twinshore_e2e::scenarios;
+use twinshore_e2e::scenarios::{self, Chosen};
 use twinshore_e2e::wan::{self, Wan};
 
 /// Two real Kubernetes clusters on this machine, `east` (two nodes) and `west` (one node).
@@ -82,13 +82,27 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         entrypoint: Vec<String>,
     },
-    /// Run suites, all or those named.
+    /// Run suites: those that every change has to pass, or those named.
     Test {
         /// The suites.
         names: Vec<String>,
         /// Show them.
         #[arg(long)]
         list: bool,
+    },
+    /// Run suites: those that take longer, or those named.
+    Suites {
+        /// The suites.
+        names: Vec<String>,
+        /// Show them.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Deploy an application in both regions, show that it works, and remove it.
+    Demo {
+        /// Leave it running.
+        #[arg(long)]
+        keep: bool,
     },
     /// Process 1 of a node.
     #[command(hide = true)]
@@ -190,12 +204,15 @@ fn run(verb: Verb, place: &Place) -> Result<bool, Failure> {
             name,
             entrypoint,
         } => lab::load(place, &directory, &name, entrypoint)?,
-        Verb::Test { list: true, .. } => {
+        Verb::Test { list: true, .. } | Verb::Suites { list: true, .. } => {
             for suite in scenarios::ALL {
-                println!("{:<12} {}", suite.name, suite.about);
+                let gates = if suite.gates { "test  " } else { "suites" };
+                println!("{gates}  {:<18} {}", suite.name, suite.about);
             }
         }
-        Verb::Test { names, .. } => return scenarios::run(place, &names),
+        Verb::Test { names, .. } => return scenarios::run(place, &names, Chosen::Gate),
+        Verb::Suites { names, .. } => return scenarios::run(place, &names, Chosen::Others),
+        Verb::Demo { keep } => return scenarios::demo::run(place, keep),
         Verb::RunNode { node } => node::run(place, node)?,
         Verb::RunWan => wan::run(place, wan::ROUND_TRIP)?,
     }

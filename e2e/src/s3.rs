@@ -3,9 +3,11 @@
 //! States: running and stopped. Stopping kills it, as a server that died; what it acknowledged is in its directory, and it
 //! serves it again, at the same address with the same keys, when it is started. Pods of the region reach it directly, those
 //! of the other one through the line between the regions.
+//!
+//! Beside its owner it has users that are made and removed while it runs, as a store has them whose keys are rotated.
 
 use std::fs::{self, File, Permissions};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::address::{Region, S3_PORT};
+use crate::command::Run;
 use crate::failure::{Failure, make_directory, write_file};
 use crate::hexadecimal;
 use crate::network::namespace_file;
@@ -33,7 +36,7 @@ pub struct S3Server {
     directory: PathBuf,
 }
 
-/// Keys of a server's owner.
+/// Keys of a server's owner, or of a user.
 #[derive(Clone)]
 pub struct Keys {
     /// The public half.
@@ -89,14 +92,9 @@ impl S3Server {
     fn ensure_keys(&self) -> Result<Keys, Failure> {
         let path = self.keys_file();
         if !path.exists() {
-            let mut random = [0_u8; 24];
-            File::open("/dev/urandom")
-                .and_then(|mut source| source.read_exact(&mut random))
-                .map_err(Failure::io("read random bytes"))?;
-            let digits = hexadecimal::text(&random);
-            let (public, secret) = digits.split_at(16);
+            let keys = new_keys(self.region.name())?;
             let partial = path.with_extension("part");
-            write_file(&partial, format!("{}-{public}\n{secret}\n", self.region))?;
+            write_file(&partial, format!("{}\n{}\n", keys.access_key, keys.secret_key))?;
             fs::set_permissions(&partial, Permissions::from_mode(0o600))
                 .and_then(|()| fs::rename(&partial, &path))
                 .map_err(Failure::file("protect", &path))?;
@@ -119,17 +117,19 @@ impl S3Server {
     pub fn start(&self, place: &Place) -> Result<(), Failure> {
         let keys = self.ensure_keys()?;
         if self.process()?.is_none() {
-            let buckets = self.directory.join("buckets");
-            // A bucket is a directory.
-            make_directory(&buckets.join(self.bucket()))?;
+            self.make_bucket(&self.bucket())?;
+            let users = self.directory.join("users");
+            make_directory(&users)?;
             let network = namespace_file(&self.region.network_namespace());
             let mut command = Command::new("nsenter");
             command
                 .arg(format!("--net={}", network.display()))
                 .arg(place.programs()?.join("versitygw"))
                 .args(["--port", &format!("{}:{S3_PORT}", self.region.s3())])
-                .args(["--quiet", "--keep-alive", "posix"])
-                .arg(buckets)
+                .args(["--quiet", "--keep-alive", "--iam-dir"])
+                .arg(users)
+                .arg("posix")
+                .arg(self.buckets())
                 .env("ROOT_ACCESS_KEY", &keys.access_key)
                 .env("ROOT_SECRET_KEY", &keys.secret_key);
             process::start(&self.name(), &command, &self.log(), &self.record())?;
@@ -138,6 +138,59 @@ impl S3Server {
             Look::at(self.listens(), "it accepts no connection")
         })?;
         Ok(())
+    }
+
+    fn buckets(&self) -> PathBuf {
+        self.directory.join("buckets")
+    }
+
+    /// Makes a bucket, which is a directory, unless it is there.
+    pub fn make_bucket(&self, name: &str) -> Result<(), Failure> {
+        make_directory(&self.buckets().join(name))
+    }
+
+    /// Removes a bucket with everything in it.
+    pub fn remove_bucket(&self, name: &str) -> Result<(), Failure> {
+        let path = self.buckets().join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::file("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a user who may do everything with every bucket.
+    pub fn make_user(&self, place: &Place, name: &str) -> Result<Keys, Failure> {
+        let keys = new_keys(name)?;
+        self.administer(
+            place,
+            &[
+                "create-user",
+                "--access",
+                &keys.access_key,
+                "--secret",
+                &keys.secret_key,
+                "--role",
+                "admin",
+            ],
+        )?;
+        Ok(keys)
+    }
+
+    /// Removes a user: requests that are signed with its keys are refused from now on.
+    pub fn remove_user(&self, place: &Place, user: &Keys) -> Result<(), Failure> {
+        self.administer(place, &["delete-user", "--access", &user.access_key])
+    }
+
+    fn administer(&self, place: &Place, arguments: &[&str]) -> Result<(), Failure> {
+        let keys = self.keys()?;
+        let all = ["admin"].iter().chain(arguments);
+        Ok(Run::new(place.programs()?.join("versitygw"), all)
+            .environment("ADMIN_ACCESS_KEY", &keys.access_key)
+            .environment("ADMIN_SECRET_KEY", &keys.secret_key)
+            .environment("ADMIN_ENDPOINT_URL", self.region.s3_endpoint())
+            .done()?)
     }
 
     /// Kills it.
@@ -151,4 +204,18 @@ impl S3Server {
     fn name(&self) -> String {
         format!("the S3 server of {}", self.region)
     }
+}
+
+/// Keys that nobody has, whose public half begins with a name.
+fn new_keys(name: &str) -> Result<Keys, Failure> {
+    let mut random = [0_u8; 24];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .map_err(Failure::io("read random bytes"))?;
+    let digits = hexadecimal::text(&random);
+    let (public, secret) = digits.split_at(16);
+    Ok(Keys {
+        access_key: format!("{name}-{public}"),
+        secret_key: secret.to_owned(),
+    })
 }

@@ -79,7 +79,10 @@ pub fn run(place: &Place, arguments: &[String]) -> Result<ExitCode, String> {
     let has_option = |name: &str| arguments.iter().any(|argument| argument.starts_with(name));
     let mut command = match verb {
         "up" => command_for_up(place, !has_option("--product"))?,
-        "test" if !has_option("--list") => {
+        "test" | "suites" | "demo" if !has_option("--list") && !has_option("--help") => {
+            if verb == "demo" {
+                packages::ensure(packages::FOR_DEMO)?;
+            }
             let mut up = command_for_up(place, true)?;
             success(up.arg("up"))?;
             command(place)?

@@ -28,6 +28,8 @@ cargo xtask COMMAND
                           --no-lab leaves out those on two clusters.
   lab up|down|status      Two real clusters on this machine: docs/lab.md. The first `up` builds Kubernetes from source, which takes
                           a quarter of an hour or more; the later ones take a minute.
+  lab demo [--keep]       Deploys an application in both regions and shows that it works. Ends in `lab demo: ok`.
+  lab suites [NAME...]    The suites on two clusters that are too long for `test`; --list shows all.
   lab logs|shell|test|wan|s3|load, lab help
                           What to do with them.
   suites [NAME...]        Only the suites on real mounts, all or those named; --list shows them.

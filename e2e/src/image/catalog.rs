@@ -86,15 +86,20 @@ fn pause() -> Result<Image, Failure> {
     })
 }
 
-fn busybox() -> Result<Image, Failure> {
+/// The same under all the names that it answers to.
+pub fn with_applets() -> Result<Tree, Failure> {
     let mut tree = with_busybox()?;
     let applets = Run::new(BUSYBOX_PROGRAM, ["--list"]).output()?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         tree.link(&format!("bin/{applet}"), "busybox");
     }
+    Ok(tree)
+}
+
+fn busybox() -> Result<Image, Failure> {
     Ok(Image {
         names: vec![BUSYBOX.to_owned()],
-        tree,
+        tree: with_applets()?,
         command: vec!["sh".to_owned()],
         ..Image::default()
     })

@@ -3,6 +3,7 @@
 //!
 //! Reproducible: the same files give the same bytes, whoever makes them and when.
 
+pub mod application;
 mod archive;
 pub mod catalog;
 pub mod product;

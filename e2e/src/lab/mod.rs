@@ -12,7 +12,7 @@ use crate::failure::{Failure, make_directory};
 use crate::place::Place;
 
 pub use down::down;
-pub use product::load;
+pub use product::{load, load_image};
 pub use status::{is_up, status};
 pub use up::{Options, up};
 

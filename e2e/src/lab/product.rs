@@ -16,14 +16,19 @@ pub fn load_programs(place: &Place, directory: &Path) -> Result<Option<String>, 
     let Some(image) = product::image(directory)? else {
         return Ok(None);
     };
-    let stamp = stamp_of(&image.tree)?;
-    let record = place.state().join("our-image");
-    if fs::read_to_string(&record).is_ok_and(|recorded| recorded == stamp) {
-        return Ok(Some(product::NAME.to_owned()));
-    }
-    import_everywhere(place, &image)?;
-    write_file(&record, stamp)?;
+    load_image(place, "our-image", &image)?;
     Ok(Some(product::NAME.to_owned()))
+}
+
+/// Brings an image into every node, unless the record of that name says that the same is there.
+pub fn load_image(place: &Place, record: &str, image: &Image) -> Result<(), Failure> {
+    let stamp = stamp_of(&image.tree)?;
+    let record = place.state().join(record);
+    if fs::read_to_string(&record).is_ok_and(|recorded| recorded == stamp) {
+        return Ok(());
+    }
+    import_everywhere(place, image)?;
+    write_file(&record, stamp)
 }
 
 /// Brings a tree of files as an image into every node.

@@ -140,6 +140,12 @@ impl NodeHandle {
         Ok(())
     }
 
+    /// Gives an image that it has another name.
+    pub fn name_image(&self, image: &str, name: &str) -> Result<(), Failure> {
+        self.ctr(&["--namespace", "k8s.io", "images", "tag", "--force", image, name])?;
+        Ok(())
+    }
+
     fn ctr(&self, arguments: &[&str]) -> Result<String, Failure> {
         let program = ["ctr", "--address", CONTAINERD_SOCKET];
         let run = self.run(program.iter().chain(arguments).copied())?;

@@ -8,7 +8,8 @@ use crate::address::Node;
 use crate::failure::{Failure, at_once};
 use crate::kubectl::{Kubectl, summary};
 use crate::patience::Look;
-use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE, VOLUME};
+use crate::scenarios::chart::SYSTEM_NAMESPACE;
+use crate::scenarios::deployment::{self, VOLUME};
 use crate::scenarios::{Context, POD_PATIENCE, busybox_pod};
 
 /// The class of claims that are shared.

@@ -33,22 +33,26 @@ pub struct Context {
 }
 
 impl Context {
-    /// An empty namespace in each cluster, the line open, the servers running.
-    pub fn set_up(place: &Place, suite: &str) -> Result<Self, Failure> {
-        let namespace = format!("suite-{suite}");
+    /// The lab as it is, with a namespace to work in.
+    pub fn open(place: &Place, namespace: &str) -> Result<Self, Failure> {
         let cluster = |region| {
             Ok::<Cluster, Failure>(Cluster {
                 region,
-                kubectl: Kubectl::of(place, region)?.in_namespace(&namespace),
+                kubectl: Kubectl::of(place, region)?.in_namespace(namespace),
                 s3: S3Server::of(place, region),
             })
         };
-        let context = Self {
+        Ok(Self {
             place: place.clone(),
             east: cluster(Region::East)?,
             west: cluster(Region::West)?,
             wan: Wan::of(place),
-        };
+        })
+    }
+
+    /// An empty namespace in each cluster, the line open, the servers running.
+    pub fn set_up(place: &Place, namespace: &str) -> Result<Self, Failure> {
+        let context = Self::open(place, namespace)?;
         context.put_right()?;
         at_once("make namespaces", &context.clusters(), |cluster| {
             // What a suite that was interrupted has left.

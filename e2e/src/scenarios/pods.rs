@@ -9,11 +9,12 @@ use crate::failure::{Failure, at_once};
 use crate::kubectl::{Kubectl, summary};
 use crate::node::NodeHandle;
 use crate::patience::Look;
+use crate::scenarios::chart::{RELEASE, SYSTEM_NAMESPACE};
 use crate::scenarios::claims::{
     BIND_PATIENCE, CLASS, GROUP, ROLLOUT_PATIENCE, claim, class, is_bound, remove, same, start, tell_logs,
     user_pod,
 };
-use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE, VOLUME};
+use crate::scenarios::deployment::{self, VOLUME};
 use crate::scenarios::{Cluster, Context, POD_PATIENCE};
 
 /// The PersistentVolume that an administrator makes.
@@ -118,20 +119,7 @@ fn other_size(context: &Context) -> Result<(), Failure> {
     is_bound(east, "sized")?;
     let west = &context.west.kubectl;
     west.apply(&claim("sized", "ReadWriteMany", "2Gi").to_string())?;
-    event(west, "sized", "ask for the same size in every cluster")
-}
-
-/// Waits for an event about an object.
-fn event(kubectl: &Kubectl, about: &str, text: &str) -> Result<(), Failure> {
-    let selector = format!("events --field-selector=involvedObject.name={about}");
-    crate::patience::wait_for(
-        &format!("an event about {about}"),
-        BIND_PATIENCE,
-        || match kubectl.say(&format!("get {selector} --output=jsonpath={{.items[*].message}}")) {
-            Ok(said) => Look::at(said.contains(text), said),
-            Err(error) => Look::NotYet(crate::failure::chain(&error)),
-        },
-    )?;
+    west.wait_for_event("sized", "ask for the same size in every cluster", BIND_PATIENCE)?;
     Ok(())
 }
 
@@ -205,10 +193,7 @@ fn replace_plugins(context: &Context) -> Result<(), Failure> {
                 "--force",
             ])
             .done()?;
-        system.wait_for_rollout(
-            &format!("daemonset/{}-node", deployment::RELEASE),
-            ROLLOUT_PATIENCE,
-        )
+        system.wait_for_rollout(&format!("daemonset/{RELEASE}-node"), ROLLOUT_PATIENCE)
     })?;
     for cluster in context.clusters() {
         let region = cluster.region;
@@ -258,7 +243,7 @@ fn one_pod(east: &Kubectl, west: &Kubectl) -> Result<(), Failure> {
     start(east, &user_pod("first", "single", None))?;
     let second = user_pod("second", "single", None);
     west.apply(&second.to_string())?;
-    event(west, "second", "ReadWriteOncePod is not possible")?;
+    west.wait_for_event("second", "ReadWriteOncePod is not possible", BIND_PATIENCE)?;
     east.delete("pod/first")?;
     west.wait_for_pod("second", POD_PATIENCE)?;
     west.delete("pod/second")

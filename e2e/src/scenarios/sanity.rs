@@ -9,7 +9,8 @@ use crate::address::Node;
 use crate::failure::Failure;
 use crate::node::NodeHandle;
 use crate::scenarios::Context;
-use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE, VOLUME};
+use crate::scenarios::chart::SYSTEM_NAMESPACE;
+use crate::scenarios::deployment::{self, VOLUME};
 
 /// For all of them: 80 calls or so across the ocean for each of some 80 tests, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_mins(8);

@@ -8,8 +8,9 @@ use crate::failure::Failure;
 use crate::image::catalog::SNAPSHOT_CONTROLLER;
 use crate::kubectl::Kubectl;
 use crate::patience::Look;
+use crate::scenarios::chart::SYSTEM_NAMESPACE;
 use crate::scenarios::claims::{BIND_PATIENCE, claim, class, is_bound, same, start, user_pod};
-use crate::scenarios::deployment::{self, SYSTEM_NAMESPACE};
+use crate::scenarios::deployment;
 use crate::scenarios::{Context, claims};
 
 /// The class of snapshots.
@@ -90,7 +91,7 @@ fn steps(context: &Context) -> Result<(), Failure> {
 }
 
 /// The definitions and the controller, which belong to a cluster, not to a driver.
-fn install_api(context: &Context, kubectl: &Kubectl) -> Result<(), Failure> {
+pub fn install_api(context: &Context, kubectl: &Kubectl) -> Result<(), Failure> {
     // kubectl takes a link to a directory for a file.
     let link = context.place.programs()?.join("snapshot-definitions");
     let definitions = std::fs::canonicalize(&link).map_err(Failure::file("find", &link))?;
@@ -184,13 +185,18 @@ fn remove(context: &Context) -> Result<(), Failure> {
             .done()?;
     }
     claims::remove(context)?;
-    west.delete("clusterrolebinding/suite-snapshot-controller")?;
+    remove_api(west)
+}
+
+/// Removes the API of snapshots again.
+pub fn remove_api(kubectl: &Kubectl) -> Result<(), Failure> {
+    kubectl.delete("clusterrolebinding/suite-snapshot-controller")?;
     for kind in [
         "volumesnapshotclasses",
         "volumesnapshotcontents",
         "volumesnapshots",
     ] {
-        west.delete(&format!(
+        kubectl.delete(&format!(
             "customresourcedefinition/{kind}.snapshot.storage.k8s.io"
         ))?;
     }

@@ -5,9 +5,8 @@ use crate::failure::Failure;
 use crate::kubectl::{Kubectl, condition_of, summary};
 use crate::patience::Look;
 use crate::scenarios::Context;
-use crate::scenarios::deployment::{
-    READY_PATIENCE, VOLUME, apply_volume, hand_over, install_everywhere, is_ready, remove, resource,
-};
+use crate::scenarios::chart::install_everywhere;
+use crate::scenarios::deployment::{READY_PATIENCE, VOLUME, apply_volume, is_ready, join, remove, resource};
 
 pub fn run(context: &Context) -> Result<(), Failure> {
     let result = steps(context);
@@ -31,10 +30,7 @@ fn steps(context: &Context) -> Result<(), Failure> {
                 )
             })
     })?;
-    context.step("west: it is ready when it has the join bundle", || {
-        hand_over(&context.east.kubectl, &context.west.kubectl)?;
-        is_ready(&context.west.kubectl, "Target")
-    })?;
+    context.step("west: it is ready when it has the join bundle", || join(context))?;
     for cluster in context.clusters() {
         context.step(&format!("{}: both buckets are in step", cluster.region), || {
             for condition in ["Replicating", "InSync"] {

@@ -5,6 +5,7 @@ pub mod build;
 mod certify;
 mod cleanup;
 pub(crate) mod dereference;
+mod fullness;
 mod hasten;
 mod pods;
 mod reconcile;

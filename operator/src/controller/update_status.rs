@@ -14,6 +14,7 @@ use twinshore_protocol::Side;
 use super::apply::Applied;
 use super::build;
 use super::certify::Certified;
+use super::fullness::almost_full;
 use super::pods;
 use super::validate::{Exposure, Validated};
 use crate::context::Context;
@@ -288,8 +289,17 @@ fn degraded_verdict(known: &Known<'_>, summary: Option<&Summary>) -> Verdict {
             }
         }
     }
-    if let Some(trouble) = pods::trouble(known.pods, twinshore_crds::names::WORKER_COMPONENT) {
-        add(Reason::PodsFailing, trouble);
+    if let Some(message) = summary.and_then(|summary| almost_full(&summary.usage)) {
+        add(Reason::AlmostFull, message);
+    }
+    // A Job takes the target's bucket into use: without it nothing is copied.
+    for component in [
+        twinshore_crds::names::WORKER_COMPONENT,
+        twinshore_crds::names::JOB_COMPONENT,
+    ] {
+        if let Some(trouble) = pods::trouble(known.pods, component) {
+            add(Reason::PodsFailing, trouble);
+        }
     }
     if let Some(message) = known.applied.worker.as_ref().and_then(stuck_rollout) {
         add(Reason::NoWorkers, message);
