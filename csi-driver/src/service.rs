@@ -70,7 +70,11 @@ impl Services {
 
     /// The Secret of a volume, as text.
     pub async fn secret(&self, key: &VolumeKey) -> Result<BTreeMap<String, ByteString>, CallError> {
-        let name = self.secret_name(key);
+        let names = VolumeNames::new(key.name());
+        let name = match self.part {
+            Part::Node => names.client(),
+            Part::Controller => names.controller(),
+        };
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), key.namespace());
         match secrets.get_opt(&name).await {
             Ok(Some(secret)) => Ok(secret.data.unwrap_or_default()),
@@ -86,24 +90,6 @@ impl Services {
                 ),
                 error,
             )),
-        }
-    }
-
-    /// Whether the Secret of a volume, which the operator keeps as long as the volume is there, is gone. (With its Role the right to see that is gone too.)
-    pub async fn is_secret_gone(&self, key: &VolumeKey) -> bool {
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), key.namespace());
-        match secrets.get_opt(&self.secret_name(key)).await {
-            Ok(found) => found.is_none(),
-            Err(kube::Error::Api(status)) => status.is_forbidden(),
-            Err(_) => false,
-        }
-    }
-
-    fn secret_name(&self, key: &VolumeKey) -> String {
-        let names = VolumeNames::new(key.name());
-        match self.part {
-            Part::Node => names.client(),
-            Part::Controller => names.controller(),
         }
     }
 

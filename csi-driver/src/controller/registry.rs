@@ -49,22 +49,6 @@ impl Registry {
         Ok(found)
     }
 
-    /// Whether a volume is being deleted.
-    pub async fn is_ending(&self, key: &VolumeKey) -> Result<bool, CallError> {
-        let only = ListParams::default().fields(&format!(
-            "metadata.namespace={},metadata.name={}",
-            key.namespace(),
-            key.name()
-        ));
-        let list = self.volumes.list(&only).await.map_err(|error| {
-            CallError::unavailable(format!("cannot look at ReplicatedVolume {key}"), error)
-        })?;
-        Ok(list
-            .items
-            .iter()
-            .any(|volume| volume.metadata.deletion_timestamp.is_some()))
-    }
-
     /// The one with an identity. A session with its service is refused if it is another one meanwhile.
     pub async fn find(&self, identity: &str) -> Result<Option<VolumeKey>, CallError> {
         let known = self

@@ -169,20 +169,7 @@ impl Controller {
             return Ok(());
         };
         let _held = self.locks.take(volume_id)?;
-        let (key, service) = match self.volume_of(&identifier).await {
-            Ok(found) => found,
-            Err(error) => {
-                let Some(key) = self.ended_with_namespace(&identifier).await? else {
-                    return Err(error);
-                };
-                tracing::warn!(
-                    volume = %key,
-                    claim = volume_id,
-                    "the namespace of the volume is being deleted: the claim stays registered, with everything in its directory"
-                );
-                return Ok(());
-            }
-        };
+        let (key, service) = self.volume_of(&identifier).await?;
         let claim = ClaimKey::new(self.region.as_str(), identifier.name).map_err(bad_key)?;
         let released = service.session.release_claim(claim.clone()).await;
         released.map_err(|error| {
@@ -191,17 +178,6 @@ impl Controller {
         })?;
         tracing::info!(volume = %key, %claim, "released");
         Ok(())
-    }
-
-    /// The volume of a claim, if it goes with its whole namespace. Then what the operator keeps for a volume as long as claims use it (its Secret,
-    /// its metadata service) is gone before the claims are, and nobody may make it again: whoever waited for it would keep the namespace, the volume and the
-    /// claims from ending for ever. Nothing is lost: a claim that is not released keeps its directory.
-    async fn ended_with_namespace(&self, identifier: &Identifier) -> Result<Option<VolumeKey>, CallError> {
-        let Some(key) = self.registry.find(&identifier.volume).await? else {
-            return Ok(None);
-        };
-        let has_ended = self.registry.is_ending(&key).await? && self.services.is_secret_gone(&key).await;
-        Ok(has_ended.then_some(key))
     }
 
     /// The claim that a call is about.

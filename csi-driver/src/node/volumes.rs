@@ -209,20 +209,12 @@ impl Volumes {
                 return Ok(());
             }
             let place = point.clone();
-            let written = call(
+            call(
                 format!("write out what {key} has buffered"),
                 WRITE_OUT_LIMIT,
                 move || mounting::write_everything_out(&place),
             )
-            .await;
-            if let Err(error) = written {
-                if !self.services.is_secret_gone(key).await {
-                    return Err(error);
-                }
-                // Deleted with its whole namespace, its metadata service included: there is nobody to write to any more.
-                tracing::warn!(%key, "the volume is gone, and its mount is taken away: {}", with_causes(&error));
-                self.take_away(key).await?;
-            }
+            .await?;
             let place = point.clone();
             call(format!("unmount {key}"), MOUNT_LIMIT, move || {
                 mounting::unmount_all(&place)
