@@ -209,7 +209,7 @@ fn handles_opens_locks_and_early_answers_are_left() {
     let made = InodeNumber(71);
     let create = Operation::Create {
         parent: DIRECTORY,
-        name: FileName::new(b"x").unwrap(),
+        name: "x".parse().unwrap(),
         new: NewInode {
             inode: made,
             mode: 0o600,
