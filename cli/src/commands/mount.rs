@@ -183,7 +183,15 @@ fn serve(arguments: &MountArguments) -> Result<(), CommandError> {
         let prepared = runtime.block_on(prepare(arguments, format, Arc::clone(&notifier), Some(logbook)))?;
         let (resumed, format) = runtime.block_on(async { prepared.resume(logbook, legacy) });
         runtime.spawn(end_when_asked(resumed.vfs.clone()));
-        mount::run_resumed(device, offer, resumed, &notifier, handle, &options(format), ready)
+        mount::run_resumed(
+            &device,
+            offer,
+            resumed,
+            &notifier,
+            handle,
+            &options(format),
+            ready,
+        )
     } else {
         let Connected { vfs, format } =
             runtime.block_on(connect(arguments, Arc::clone(&notifier), logbook.as_ref()))?;

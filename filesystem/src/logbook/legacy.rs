@@ -11,7 +11,7 @@ use twinshore_protocol::{Epoch, Errno, InodeNumber, Operation, Position, Reply, 
 
 use super::record::{self, Answer, Data, DeferredChange, KernelOffer, OpenHandle, Request, kind};
 use super::store::{Contents, Found, Slot};
-use super::written::{Write, Writes, remaining};
+use super::written::{Write, remaining};
 use super::{ANSWERED, Logbook, State};
 
 /// What was done for a request of the kernel whose answer may have been written, or not: kept for so many, the youngest.
@@ -36,6 +36,7 @@ pub enum Damaged {
 
 /// What was done for a request of the kernel that may come again.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Nearly all are answers: a box for each would only cost.
 pub enum Pending {
     /// A request to the service has no reply yet.
     Asked(RequestNumber),
@@ -196,13 +197,12 @@ impl Sorted {
                 (self.data.insert(data.number, (slot, part, data))).map(|old| old.0)
             }
             kind::DEFERRED => {
-                let (inode, caller, changes, changed, joined) =
-                    read::<record::DeferredRecord>(kind, &content)?;
+                let (inode, caller, changes, time, joined) = read::<record::DeferredRecord>(kind, &content)?;
                 let change = DeferredChange {
                     inode,
                     caller,
                     changes,
-                    changed,
+                    changed: time,
                     joined,
                 };
                 self.deferred.insert(inode, (slot, change)).map(|old| old.0)
@@ -412,11 +412,7 @@ impl Logbook {
                     .map_err(Damaged::Unreadable)?;
             }
             state.written_bytes += write.end - write.start;
-            state
-                .writes
-                .entry(data.inode)
-                .or_insert_with(Writes::default)
-                .add(write, u64::MAX);
+            state.writes.entry(data.inode).or_default().add(write, u64::MAX);
             let restored = inodes.entry(data.inode).or_default();
             for (from, to) in left {
                 let content: Bytes = data

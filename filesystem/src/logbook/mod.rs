@@ -406,7 +406,7 @@ impl Logbook {
     /// The file was cut: nothing beyond is to be stored.
     pub fn cut(&self, inode: InodeNumber, size: u64) {
         self.settle(&mut self.state(), inode, |writes, changes| {
-            writes.cut(size, changes)
+            writes.cut(size, changes);
         });
     }
 
@@ -435,7 +435,7 @@ impl Logbook {
 
 impl Recorder for Logbook {
     fn added(&self, number: RequestNumber, caller: &Caller, operation: &Operation, early: bool) {
-        let cell = usize::try_from(number.0 % NUMBERS as u64).unwrap_or(0);
+        let place = usize::try_from(number.0 % NUMBERS as u64).unwrap_or(0);
         let note = calls::take_note();
         if is_recorded(operation) {
             let call = if note.is_for_call() { calls::current() } else { 0 };
@@ -446,7 +446,7 @@ impl Recorder for Logbook {
                 self.settled_by(&mut state, operation, &note);
             }
         }
-        self.check(self.store.set_number(cell, number.0 << 1));
+        self.check(self.store.set_number(place, number.0 << 1));
     }
 
     fn withdrawn(&self, number: RequestNumber) {

@@ -96,15 +96,17 @@ fn what_was_not_answered_is_left_with_its_number_and_no_number_is_used_twice() {
 #[test]
 fn a_reply_is_left_until_the_kernel_is_answered() {
     let (logbook, file) = begun();
-    let working = Working::begin(Some(&logbook), (1 << 63) | 20);
+    let working = Working::begin(Some(&logbook), (1 << 63) | 0x14);
     logbook.added(RequestNumber(1), &Caller::ROOT, &unlink("a"), false);
     logbook.answered(RequestNumber(1), &unlink("a"), &Err(Errno::NotEmpty));
     // Killed here: nobody says that the kernel was answered.
     std::mem::forget(working);
-    calls::hand_over(Some(&logbook)).map(std::mem::forget);
+    if let Some(handed_over) = calls::hand_over(Some(&logbook)) {
+        std::mem::forget(handed_over);
+    }
     let (logbook, legacy) = succeeded(logbook, &file);
     assert!(matches!(
-        legacy.pending.get(&20),
+        legacy.pending.get(&0x14),
         Some(Pending::Answered(Err(Errno::NotEmpty)))
     ));
     assert_eq!(numbers(&legacy), []);
@@ -223,7 +225,7 @@ fn handles_opens_locks_and_early_answers_are_left() {
         ..Note::default()
     };
     calls::noted(note, || {
-        logbook.added(RequestNumber(2), &Caller::ROOT, &create, true)
+        logbook.added(RequestNumber(2), &Caller::ROOT, &create, true);
     });
     let (logbook, legacy) = succeeded(logbook, &file);
     assert_eq!(legacy.handles, [handle]);

@@ -101,7 +101,7 @@ fn resend(device: &OwnedFd) -> std::io::Result<()> {
 
 /// Serves a mount that another process has served, until it is gone. Must not be called on a thread of the runtime.
 pub fn run_resumed(
-    device: OwnedFd,
+    device: &OwnedFd,
     offer: KernelOffer,
     resumed: Resumed<impl Future<Output = ()> + Send + 'static>,
     notifier: &Arc<KernelNotifier>,
@@ -118,7 +118,7 @@ pub fn run_resumed(
     let spawner = runtime.clone();
     let connect = |adapter: Adapter| {
         adapter.take_over_owners(owners);
-        let connected = connect(adapter, &device, offer, options).map_err(MountError::Connection)?;
+        let connected = connect(adapter, device, offer, options).map_err(MountError::Connection)?;
         let copy = device.try_clone().map_err(MountError::Connection)?;
         notifier.attach(Some(Arc::new(Device::new(connected.notifier(), copy))));
         for inode in open {
@@ -126,7 +126,7 @@ pub fn run_resumed(
         }
         notifier.drop_everything();
         spawner.spawn(session);
-        resend(&device).map_err(MountError::Connection)?;
+        resend(device).map_err(MountError::Connection)?;
         Ok((connected, None))
     };
     run_with(&vfs, notifier, runtime, options, ready, connect)

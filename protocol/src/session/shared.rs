@@ -227,9 +227,9 @@ impl Shared {
         let Some(recorder) = &self.recorder else {
             return state.ledger.add(caller, operation, waiter);
         };
-        let (recorded_caller, recorded) = (caller.clone(), operation.clone());
+        let (on_behalf, copy) = (caller.clone(), operation.clone());
         let number = state.ledger.add(caller, operation, waiter)?;
-        recorder.added(number, &recorded_caller, &recorded, false);
+        recorder.added(number, &on_behalf, &copy, false);
         Ok(number)
     }
 
@@ -247,11 +247,11 @@ impl Shared {
         let number = match &self.recorder {
             None => state.ledger.add_early(caller, operation, waiter, now),
             Some(recorder) => {
-                let (recorded_caller, recorded) = (caller.clone(), operation.clone());
+                let (on_behalf, copy) = (caller.clone(), operation.clone());
                 state
                     .ledger
                     .add_early(caller, operation, waiter, now)
-                    .inspect(|number| recorder.added(*number, &recorded_caller, &recorded, true))
+                    .inspect(|number| recorder.added(*number, &on_behalf, &copy, true))
             }
         }
         .ok()?;

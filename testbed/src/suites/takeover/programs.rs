@@ -70,8 +70,8 @@ fn look(path: &Path) -> io::Result<String> {
 
 fn digest(content: &[u8]) -> String {
     let digest = Sha256::digest(content);
-    let text: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{} bytes {text}", content.len())
+    let head: [u8; 8] = std::array::from_fn(|at| digest[at]);
+    format!("{} bytes {:016x}", content.len(), u64::from_be_bytes(head))
 }
 
 fn wrong(what: impl Into<String>) -> io::Error {
@@ -221,7 +221,7 @@ fn names(stop: &AtomicBool, directory: &Path, mut random: StdRng) -> io::Result<
                 }
             }
         }
-        if next % 100 == 0 {
+        if next.is_multiple_of(100) {
             let mut found = Vec::new();
             for entry in at("list", fs::read_dir(directory))? {
                 found.push(at("list", entry)?.file_name().to_string_lossy().into_owned());
@@ -339,8 +339,10 @@ pub fn work(mount_point: &Path, seed: u64, mut until: impl Read + Send + 'static
             ("list", scope.spawn(|| heard(list(stop, &path("listed"))))),
         ];
         for _ in 0..COUNTERS {
-            let counter = scope.spawn(|| heard(count(stop, &path("counted"), counted)));
-            threads.push(("count", counter));
+            threads.push((
+                "count",
+                scope.spawn(|| heard(count(stop, &path("counted"), counted))),
+            ));
         }
         let mut result = Ok(());
         for (name, thread) in threads {
