@@ -143,7 +143,7 @@ impl Program {
 }
 
 /// FNV-1a, each part ended by a zero. Nobody attacks the cache; a hash that is the same in all times is what is needed.
-fn hash<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
+pub fn hash<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
     parts
         .flat_map(|part| part.iter().chain([&0]))
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -239,7 +239,14 @@ pub fn programs(place: &Place, others: &[(&str, &Path)]) -> Result<PathBuf, Stri
             missing.len(),
             cache.display()
         );
-        build(program, &module, path)?;
+        let flags = program.linker_flags();
+        compile(
+            program.name,
+            &["build", "-v", "-ldflags", &flags],
+            program.package,
+            &module,
+            path,
+        )?;
     }
     let mut links: Vec<(&str, &Path)> = built
         .iter()
@@ -251,13 +258,21 @@ pub fn programs(place: &Place, others: &[(&str, &Path)]) -> Result<PathBuf, Stri
     link_all(place, &links)
 }
 
-fn build(program: &Program, module: &Path, path: &Path) -> Result<(), String> {
+/// Has Go make a program, with the versions of a module. It appears whole or not at all.
+pub fn compile(
+    name: &str,
+    arguments: &[&str],
+    package: &str,
+    module: &Path,
+    path: &Path,
+) -> Result<(), String> {
     let started = Instant::now();
     let partial = path.with_extension("part");
     let mut child = Command::new("go")
-        .args(["build", "-v", "-ldflags", &program.linker_flags(), "-o"])
+        .args(arguments)
+        .arg("-o")
         .arg(&partial)
-        .arg(program.package)
+        .arg(package)
         .current_dir(module)
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "-mod=readonly -buildvcs=false -trimpath")
@@ -294,7 +309,7 @@ fn build(program: &Program, module: &Path, path: &Path) -> Result<(), String> {
         .map_err(|error| format!("go cannot be waited for: {error}"))?;
     if !status.success() {
         let tail = &last[last.len().saturating_sub(20)..];
-        return Err(format!("{} cannot be built:\n{}", program.name, tail.join("\n")));
+        return Err(format!("{name} cannot be built:\n{}", tail.join("\n")));
     }
     println!(
         "   {packages} packages compiled, done in {} s",

@@ -9,6 +9,7 @@ use crate::outcome::Outcome;
 use crate::packages;
 use crate::place::Place;
 use crate::process::{become_command, build, success};
+use crate::storage_suite;
 use crate::tools;
 
 /// Variable of `twinshore-lab`, and of tests that need an API server.
@@ -85,7 +86,13 @@ pub fn run(place: &Place, arguments: &[String]) -> Result<ExitCode, String> {
             }
             let mut up = command_for_up(place, true)?;
             success(up.arg("up"))?;
-            command(place)?
+            let mut command = command(place)?;
+            let is_named = |name: &String| name == storage_suite::NAME;
+            // Without names all of the long ones are meant.
+            if verb == "suites" && (arguments.len() == 1 || arguments.iter().any(is_named)) {
+                command.env(storage_suite::VARIABLE, storage_suite::programs(place)?);
+            }
+            command
         }
         _ => command(place)?,
     };

@@ -10,6 +10,7 @@ mod outcome;
 mod packages;
 mod place;
 mod process;
+mod storage_suite;
 mod tools;
 mod values;
 

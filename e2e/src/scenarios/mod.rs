@@ -8,6 +8,7 @@ mod claims;
 mod context;
 pub mod demo;
 mod deployment;
+mod external;
 mod faults;
 mod http;
 mod load;
@@ -42,7 +43,7 @@ pub struct Suite {
 }
 
 /// All, what the others build on first.
-pub const ALL: [Suite; 9] = [
+pub const ALL: [Suite; 10] = [
     Suite {
         name: "basic",
         about: "pods on every node, names, services, node ports, logs, exec, limits of memory",
@@ -96,6 +97,12 @@ pub const ALL: [Suite; 9] = [
         about: "fifty pods on one node and on two, with times and memory; subPath, ephemeral volumes, a node that loses power",
         gates: false,
         run: many::run,
+    },
+    Suite {
+        name: "external-storage",
+        about: "Kubernetes' own suite for storage drivers, told everything that the driver can do",
+        gates: false,
+        run: external::run,
     },
 ];
 
